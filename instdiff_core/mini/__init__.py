@@ -1,0 +1,49 @@
+"""The embedded model: a small text-to-image model that knows the scenes of `scenes`.
+
+`unet/` and `vae/` are diffusers folders, `tokenizer/` is the part of CLIP's that it needs, and
+`text_encoder/` holds the few embedding rows in use, which `text_encoder_weights` expands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+FOLDER = Path(__file__).parent
+CLIP_VOCABULARY = 49408
+
+TEXT_ENCODER: dict[str, Any] = {
+    "vocab_size": CLIP_VOCABULARY,
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "projection_dim": 192,
+    "num_hidden_layers": 0,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+}
+"""The text model as a transformers ``CLIPTextConfig``, and as the host's CLIP config."""
+
+
+def text_encoder_weights() -> dict[str, Tensor]:
+    """The weights of a CLIP text model without layers, float32, under transformers' names.
+
+    Tokens that no caption uses get a zero row: the model was trained with such words in its
+    captions, and ignores them.
+    """
+    rows = load_file(FOLDER / "text_encoder" / "rows.safetensors")
+    tokens = torch.zeros(CLIP_VOCABULARY, TEXT_ENCODER["hidden_size"])
+    tokens[rows["token_ids"].long()] = rows["token_embedding"].float()
+    return {
+        "text_model.embeddings.token_embedding.weight": tokens,
+        "text_model.embeddings.position_embedding.weight": rows["position_embedding"].float(),
+        "text_model.final_layer_norm.weight": rows["final_layer_norm.weight"].float(),
+        "text_model.final_layer_norm.bias": rows["final_layer_norm.bias"].float(),
+    }

@@ -1,0 +1,266 @@
+"""Train the embedded model from scratch: first the autoencoder, then the U-Net with its text model.
+
+    python -m instdiff_core.mini.train autoencoder --work DIR
+    python -m instdiff_core.mini.train unet --work DIR
+
+Each stage writes checkpoints to DIR, goes on from the newest one when started again, prints its
+loss, and at its end writes its part of the model into this folder. Runs on a GPU where there is
+one, else on the CPU. README.md in this folder holds the figures of the run that is shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTokenizer
+
+from .scenes import FOLDER, background_words, caption, compose, object_names, vocabulary
+
+SEED = 20240107
+WIDTH = 192
+AUTOENCODER: dict[str, Any] = {
+    "block_out_channels": (32, 64, 128),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "sample_size": 128,
+}
+UNET: dict[str, Any] = {
+    "sample_size": 32,
+    "block_out_channels": (64, 128, 192),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": 4,
+}
+SCHEDULER: dict[str, Any] = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+}
+EMPTY_CAPTIONS = 0.1
+UNKNOWN_WORDS = 0.1
+UNKNOWN = 0
+
+
+class Words(nn.Module):
+    """A CLIP text model without transformer layers, over the few tokens that captions use.
+
+    Without layers every word speaks for itself: with them, in a training this short, the end
+    token and the pads take over the meaning and the words' own attention stays flat.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        ids = sorted({token for text in every_word() for token in tokenizer(text).input_ids})
+        self.register_buffer("token_ids", torch.tensor(ids))
+        self.row = {token: index + 1 for index, token in enumerate(ids)}
+        self.tokens = nn.Embedding(len(ids) + 1, WIDTH, padding_idx=UNKNOWN)
+        self.positions = nn.Embedding(77, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        nn.init.normal_(self.positions.weight, std=0.2)
+
+    def rows(self, text: str) -> list[int]:
+        """The 77 embedding rows of a caption; `UNKNOWN` stands for a word "?"."""
+        ids = self.tokenizer(text, padding="max_length", truncation=True).input_ids
+        return [self.row.get(token, UNKNOWN) for token in ids]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.norm(self.tokens(rows) + self.positions.weight)
+
+
+def every_word() -> list[str]:
+    """All object names, phrases and caption forms, for their tokens."""
+    known = vocabulary()
+    forms = [form for group in known["captions"].values() for form in group]
+    plain = [" ".join(part for part in form.replace("background word", "").split() if "{" not in part and "}" not in part) for form in forms]
+    return ["a an", *object_names(), *plain, *background_words(), *(entry["phrase"] for entry in known["backgrounds"])]
+
+
+def scene(rng: np.random.Generator) -> tuple[np.ndarray, list[str], str]:
+    """A training picture with its objects and its background: mostly one object, sometimes two or none."""
+    count = int(rng.choice([0, 1, 2], p=[0.05, 0.7, 0.25]))
+    objects = [str(name) for name in rng.choice(object_names(), count, replace=False)]
+    background = str(rng.choice(background_words()))
+    return compose(rng, objects, background)[0], objects, background
+
+
+def pixels(pictures: list[np.ndarray]) -> Tensor:
+    """``[N, 3, H, W]`` float32 in -1..1."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+class Run:
+    """Optimiser, moving average, learning rate and checkpoints of one stage."""
+
+    def __init__(self, name: str, work: Path, model: nn.Module, steps: int, rate: float, decay: float) -> None:
+        self.path, self.model, self.steps, self.rate, self.decay = work / f"{name}.pt", model, steps, rate, decay
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+        self.step, self.seconds, self.loss = 0, 0.0, 1.0
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True)
+            self.step, self.seconds, self.loss = state["step"], state["seconds"], state["loss"]
+            model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def __iter__(self) -> Iterator[int]:
+        start = time.monotonic() - self.seconds
+        while self.step < self.steps:
+            warm = min(1.0, (self.step + 1) / 100)
+            cosine = 0.5 * (1 + np.cos(np.pi * self.step / self.steps))
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate * warm * (0.02 + 0.98 * cosine)
+            yield self.step
+            self.step += 1
+            self.seconds = time.monotonic() - start
+            if self.step % 50 == 0:
+                print(f"step {self.step}/{self.steps}  loss {self.loss:.4f}  {self.seconds / 60:.1f} min", flush=True)
+            if self.step % 200 == 0 or self.step == self.steps:
+                self.save()
+
+    def save(self) -> None:
+        state = {"step": self.step, "seconds": self.seconds, "loss": self.loss, "model": self.model.state_dict()}
+        state |= {"average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state, self.path.with_suffix(".new"))
+        self.path.with_suffix(".new").replace(self.path)
+
+    def update(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.loss = 0.98 * self.loss + 0.02 * loss.item()
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for averaged, current in zip(self.average.parameters(), self.model.parameters()):
+                averaged.lerp_(current, 1 - decay)
+
+
+def train_autoencoder(work: Path, steps: int, device: torch.device) -> None:
+    """A narrow AutoencoderKL at a quarter of the resolution, on 64 px cuts of composed pictures."""
+    rng = np.random.default_rng(SEED)
+    model = AutoencoderKL(**AUTOENCODER).to(device)
+    model.set_attn_processor(AttnProcessor())
+    run = Run("autoencoder", work, model, steps, 1.5e-3, 0.995)
+    for _ in run:
+        cuts = []
+        for _ in range(16):
+            y, x = rng.integers(0, 65, 2)
+            cuts.append(scene(rng)[0][y : y + 64, x : x + 64])
+        target = pixels(cuts).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            posterior = model.encode(target).latent_dist
+            decoded = model.decode(posterior.sample()).sample.float()
+        edges = sum((decoded.diff(dim=axis) - target.diff(dim=axis)).abs().mean() for axis in (2, 3))
+        run.update(functional.l1_loss(decoded, target) + edges + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel())
+    model = run.average
+    with torch.no_grad():
+        latents = model.encode(pixels([scene(rng)[0] for _ in range(64)]).to(device)).latent_dist.mean
+    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    model.half().save_pretrained(FOLDER / "vae")
+
+
+def encoded_scenes(work: Path, count: int, device: torch.device) -> tuple[Tensor, list[tuple[list[str], str]]]:
+    """Latents ``[count, 4, 32, 32]`` and what they show; kept in `work`, since encoding takes minutes."""
+    path = work / f"latents-{count}.pt"
+    if not path.exists():
+        rng = np.random.default_rng(SEED + 1)
+        model = AutoencoderKL.from_pretrained(FOLDER / "vae", torch_dtype=torch.float32).to(device)
+        latents, shown = [], []
+        for _ in range(count // 50):
+            scenes = [scene(rng) for _ in range(50)]
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+                mean = model.encode(pixels([picture for picture, _, _ in scenes]).to(device)).latent_dist.mean
+            latents.append((mean.float() * model.config["scaling_factor"]).half().cpu())
+            shown += [(objects, background) for _, objects, background in scenes]
+        torch.save({"latents": torch.cat(latents), "shown": json.dumps(shown)}, path)
+    stored = torch.load(path, weights_only=True)
+    return stored["latents"], json.loads(stored["shown"])
+
+
+def random_caption(rng: np.random.Generator, objects: list[str], background: str) -> str:
+    """A caption, or none (for guidance), or one with a word in it that the model cannot know."""
+    if rng.random() < EMPTY_CAPTIONS:
+        return ""
+    words = caption(rng, objects, background).split()
+    if rng.random() < UNKNOWN_WORDS:
+        words.insert(int(rng.integers(0, len(words) + 1)), "?")
+    return " ".join(words)
+
+
+def train_unet(work: Path, steps: int, device: torch.device) -> None:
+    """Noise prediction with SD's schedule and min-SNR weights (Hang et al. 2023, gamma 5)."""
+    latents, shown = encoded_scenes(work, 20_000, device)
+    rng = np.random.default_rng(SEED + 2)
+    tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
+    unet = UNet2DConditionModel(**UNET)
+    unet.set_attn_processor(AttnProcessor())
+    model = nn.ModuleDict({"unet": unet, "words": Words(tokenizer)}).to(device)
+    run = Run("unet", work, model, steps, 1e-3, 0.998)
+    scheduler = DDIMScheduler(**SCHEDULER)
+    kept = scheduler.alphas_cumprod.to(device)
+    weights = (5 * (1 - kept) / kept).clamp(max=1)
+    for _ in run:
+        chosen = rng.integers(0, len(latents), 32)
+        rows = torch.tensor([model["words"].rows(random_caption(rng, *shown[index])) for index in chosen], device=device)
+        clean = latents[torch.from_numpy(chosen)].float().to(device)
+        noise = torch.randn_like(clean)
+        times = torch.from_numpy(rng.integers(0, 1000, len(chosen))).to(device)
+        noisy = scheduler.add_noise(clean, noise, times)
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = model["unet"](noisy, times, model["words"](rows)).sample.float()
+        run.update((weights[times] * (predicted - noise).square().mean((1, 2, 3))).mean())
+    write_unet(run.average)
+
+
+def write_unet(model: nn.Module) -> None:
+    """U-Net, scheduler and text model, as `instdiff_core.mini.load` reads them."""
+    unet, words = model["unet"], model["words"]
+    copy.deepcopy(unet).half().save_pretrained(FOLDER / "unet")
+    DDIMScheduler(**SCHEDULER).save_pretrained(FOLDER / "scheduler")
+    folder = FOLDER / "text_encoder"
+    folder.mkdir(exist_ok=True)
+    rows = {
+        "token_ids": words.token_ids.to(torch.int32),
+        "token_embedding": words.tokens.weight[1:].half(),
+        "position_embedding": words.positions.weight.half(),
+        "final_layer_norm.weight": words.norm.weight.half(),
+        "final_layer_norm.bias": words.norm.bias.half(),
+    }
+    save_file({name: value.detach().cpu().contiguous() for name, value in rows.items()}, folder / "rows.safetensors")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["autoencoder", "unet"])
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and encoded pictures")
+    parser.add_argument("--steps", type=int, help="default: 900 for the autoencoder, 3400 for the U-Net")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(SEED)
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.stage == "autoencoder":
+        train_autoencoder(arguments.work, arguments.steps or 900, where)
+    else:
+        train_unet(arguments.work, arguments.steps or 3400, where)
