@@ -1,8 +1,10 @@
-"""Keep the original outside the mask."""
+"""Keep the original outside the mask: while sampling, and in the finished picture."""
 
 from __future__ import annotations
 
-from torch import Tensor, where
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 
 def keep_original(mask: Tensor, edited: Tensor, original: Tensor) -> Tensor:
@@ -13,4 +15,39 @@ def keep_original(mask: Tensor, edited: Tensor, original: Tensor) -> Tensor:
     `edited`. `mask` ``[B, H, W]`` bool. Values are chosen, not mixed, so that either side
     comes out bit for bit.
     """
-    return where(mask.unsqueeze(1), edited, original)
+    return torch.where(mask.unsqueeze(1), edited, original)
+
+
+def feathered(mask: Tensor, grow: int, feather: int) -> tuple[Tensor, Tensor]:
+    """The area to paint and how to paste it: grown by `grow` pixels, its edge `feather` pixels soft.
+
+    `mask` ``[B, H, W]`` float in 0..1, cut at one half. Returns the grown mask ``[B, H, W]`` bool
+    and its alpha ``[B, H, W]`` float32: 0 outside it, rising to 1 within `feather` pixels.
+    """
+    area = (mask > 0.5).float().unsqueeze(1)
+    for reach in _reaches(grow):
+        area = functional.max_pool2d(area, 2 * reach + 1, 1, reach)
+    alpha = area
+    for _ in range(2):
+        # Two box blurs of half the width make a linear-looking slope; the padding keeps borders opaque.
+        reach = (feather + 1) // 2
+        alpha = functional.avg_pool2d(functional.pad(alpha, (reach,) * 4, mode="replicate"), 2 * reach + 1, 1)
+    alpha = ((alpha - 0.5) * 2).clamp(0, 1) * area
+    return area[:, 0] > 0, (alpha if feather else area)[:, 0]
+
+
+def paste(image: Tensor, painted: Tensor, alpha: Tensor) -> Tensor:
+    """`painted` over `image`, both ``[B, H, W, C]``; where `alpha` ``[B, H, W]`` is 0, `image` bit for bit.
+
+    Channels beyond those of `painted` (an alpha channel) are kept from `image`.
+    """
+    weight = alpha.unsqueeze(-1).to(image.dtype)
+    colours = painted.shape[-1]
+    under = image[..., :colours]
+    mixed = torch.where(weight > 0, under * (1 - weight) + painted * weight, under)
+    return torch.cat([mixed, image[..., colours:]], -1)
+
+
+def _reaches(grow: int) -> list[int]:
+    """`grow` in portions that one max-pooling window can take."""
+    return [16] * (grow // 16) + ([grow % 16] if grow % 16 else [])

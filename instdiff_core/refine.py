@@ -20,6 +20,8 @@ START, END, FIRST_WORD = 0, 1, 2
 """Positions in the maps' channel axis: the start token, the end token, then the words."""
 
 TINY = 1e-6
+ROUNDING = 1e-5
+"""Maps that vary by less than this part of themselves are constant: resizing alone does that to one."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,9 @@ def at_size(mask: InstantMask, size: tuple[int, int], settings: MaskSettings) ->
 def unit_range(maps: Tensor) -> Tensor:
     """Each map stretched to 0..1 over its last two axes; a constant map becomes zero."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=TINY)
+    spread = high - low
+    rounding = ROUNDING * torch.maximum(high.abs(), low.abs())
+    return torch.where(spread > rounding.clamp(min=TINY), (maps - low) / spread.clamp(min=TINY), 0.0)
 
 
 def _prepared(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -188,7 +192,7 @@ def _weighted_mean(maps: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _blurred(maps: Tensor, times: int) -> Tensor:
-    """OpenCV's 5x5 Gaussian (sigma 1.1) with mirrored borders, `times` over."""
+    """OpenCV's 5x5 Gaussian (sigma 1.1) with repeated borders, `times` over."""
     taps = torch.exp(-torch.arange(-2, 3, device=maps.device, dtype=torch.float32).square() / (2 * 1.1**2))
     kernel = taps / taps.sum()
     blurred = maps[:, None]

@@ -23,7 +23,7 @@ class Tokenizer(Protocol):
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]: ...
 
-    def convert_tokens_to_string(self, tokens: list[str]) -> str: ...
+    def decode(self, token_ids: list[int]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -108,28 +108,28 @@ def _token(entry: Any) -> tuple[int | None, Any]:
 
 def _words(tokens: Iterable[tuple[int | None, Any]], first: int, tokenizer: Tokenizer) -> list[Word]:
     words: list[Word] = []
-    pieces: list[str] = []
+    ids: list[int] = []
     columns: list[int] = []
     embedding: Any = None
 
     def close() -> None:
-        text = tokenizer.convert_tokens_to_string(pieces).strip() if pieces else "embedding"
+        text = tokenizer.decode(ids).strip() if ids else "embedding"
         if columns and not all(unicodedata.category(letter).startswith("P") for letter in text):
             words.append(Word(text, tuple(columns)))
-        pieces.clear()
+        ids.clear()
         columns.clear()
 
     for column, (token, key) in enumerate(tokens, first):
         if token is None:
-            if pieces or key != embedding:
+            if ids or key != embedding:
                 close()
             embedding = key
             columns.append(column)
             continue
-        if columns and not pieces:
+        if columns and not ids:
             close()
         piece = tokenizer.convert_ids_to_tokens([token])[0]
-        pieces.append(piece)
+        ids.append(token)
         columns.append(column)
         if piece.endswith("</w>"):
             close()

@@ -59,7 +59,7 @@ def object_names() -> list[str]:
 
 
 def with_article(name: str) -> str:
-    """"a cat", "an apple"."""
+    """The name behind its article: "a cat", "an apple"."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
@@ -69,7 +69,7 @@ def caption(rng: np.random.Generator, objects: Sequence[str], background: str) -
     form = rng.choice(forms[("background", "object", "two objects")[len(objects)]])
     phrases = {entry["word"]: entry["phrase"] for entry in vocabulary()["backgrounds"]}
     fields = {"background": phrases[background], "background word": background}
-    fields |= dict(zip(("object", "other"), map(with_article, objects)))
+    fields |= dict(zip(("object", "other"), map(with_article, objects), strict=False))
     return str(form).format(**fields)
 
 
@@ -78,7 +78,7 @@ def compose(
     objects: Sequence[str],
     background: str,
     *,
-    size: int = 128,
+    size: int = 256,
     scale: tuple[float, float] = (0.4, 0.75),
 ) -> tuple[Picture, Masks]:
     """Draw the objects on the background, at random places, sizes, turns and sides.

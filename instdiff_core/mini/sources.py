@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -49,26 +50,29 @@ def write_tokenizer(clip: Path) -> None:
     an unknown word falls apart into smaller known pieces instead of failing.
     """
     vocab = json.loads((clip / "vocab.json").read_text(encoding="utf-8"))
-    ranked = [tuple(line.split()) for line in (clip / "merges.txt").read_text(encoding="utf-8").splitlines()[1:] if line]
+    lines = (clip / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+    ranked = [tuple(line.split()) for line in lines if line]
     rank = {pair: index for index, pair in enumerate(ranked)}
     used: set[tuple[str, ...]] = set()
     for word in caption_words():
         pieces = [*word[:-1], word[-1] + "</w>"]
-        while pairs := [pair for pair in zip(pieces, pieces[1:]) if pair in rank]:
+        while pairs := [pair for pair in pairwise(pieces) if pair in rank]:
             best = min(pairs, key=rank.__getitem__)
             used.add(best)
-            at = list(zip(pieces, pieces[1:])).index(best)
+            at = list(pairwise(pieces)).index(best)
             pieces[at : at + 2] = ["".join(best)]
     kept = {token: index for token, index in vocab.items() if index < 512 or index >= 49406}
     kept |= {"".join(pair): vocab["".join(pair)] for pair in used}
 
     folder = FOLDER / "tokenizer"
     folder.mkdir(exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(dict(sorted(kept.items(), key=lambda item: item[1])), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    merges = sorted(used, key=rank.__getitem__)
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{' '.join(pair)}\n" for pair in merges), encoding="utf-8")
-    ends = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **ends}, indent=2) + "\n", encoding="utf-8")
+    by_id = dict(sorted(kept.items(), key=lambda item: item[1]))
+    (folder / "vocab.json").write_text(json.dumps(by_id, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    merges = "".join(f"{' '.join(pair)}\n" for pair in sorted(used, key=rank.__getitem__))
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+    ends = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **ends, "bos_token": "<|startoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,181 @@
+"""python -m instdiff_core: edit a picture, or see the embedded model edit four."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageOps
+
+from .metrics import iou
+from .mini.scenes import Picture, compose, with_article
+from .refine import PRESETS
+from .report import report
+
+SCENES = (("cat", "grass", "dog"), ("apple", "sand", "house"), ("car", "snow", "tree"), ("frog", "water", "flower"))
+"""What the demo edits: object, background, what the object becomes."""
+
+COLUMNS = ("before", "soft mask", "mask", "after")
+TILE = 256
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"instdiff: {message}\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Exits with 2 and one line on stderr, nothing written, when it cannot be done."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _quiet()
+    try:
+        options.run(options)
+    except ModuleNotFoundError as error:
+        if error.name not in ("diffusers", "transformers", "huggingface_hub"):
+            raise
+        parser.error(f'{error.name} is not installed: pip install "instdiffedit[demo]"')
+    except (ValueError, OSError) as error:
+        parser.error(" ".join(str(error).split()))
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Edit four composed scenes with the embedded model and draw them into one picture."""
+    _check_output(options.out)
+    from . import pipeline
+
+    model = pipeline.load_mini(_device())
+    rows: list[list[Image.Image]] = []
+    scores: list[float] = []
+    for number, (before, background, after) in enumerate(SCENES):
+        picture, masks = compose(np.random.default_rng([options.seed, number]), [before], background)
+        prompt = with_article(after)
+        result = pipeline.edit(model, picture, prompt, seed=options.seed)
+        binary = result.mask.binary[0].numpy()
+        scores.append(iou(binary, masks[0]))
+        soft = (result.mask.soft[0].numpy() * 255).astype(np.uint8)
+        rows.append([Image.fromarray(part) for part in (picture, soft, _grey(binary), result.picture)])
+        print(f"{with_article(before)} -> {prompt}: mask IoU {scores[-1]:.2f}", flush=True)
+    print(f"mean mask IoU {np.mean(scores):.2f}")
+    _sheet(rows).save(options.out)
+
+
+def edit(options: argparse.Namespace) -> None:
+    """Edit one picture."""
+    outputs = [options.out, options.mask] if options.mask else [options.out]
+    for output in outputs:
+        _check_output(output)
+    settings = PRESETS[options.preset]
+    if options.threshold is not None:
+        settings = replace(settings, threshold=options.threshold)
+    picture = _read(options.picture)
+    from . import pipeline
+
+    model = pipeline.load_model(options.model, _device()) if options.model else pipeline.load_mini(_device())
+    result = pipeline.edit(
+        model,
+        picture,
+        options.prompt,
+        settings=settings,
+        strength=options.strength,
+        steps=options.steps,
+        cfg=options.cfg,
+        seed=options.seed,
+    )
+    binary = result.mask.binary[0].numpy()
+    Image.fromarray(result.picture).save(options.out)
+    if options.mask:
+        Image.fromarray(_grey(binary)).save(options.mask)
+    print(json.dumps(result.report) if options.json else report(result.mask, result.record.words))
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m instdiff_core", description="Edit pictures with instant masks.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    command = commands.add_parser("demo", help="edit four scenes with the embedded model, into one picture")
+    command.add_argument("--out", type=Path, default=Path("instdiff-demo.png"), help="default: instdiff-demo.png")
+    command.add_argument("--seed", type=_seed, default=0, help="of scenes and noise; default: 0")
+    command.set_defaults(run=demo)
+
+    command = commands.add_parser("edit", help="edit a picture")
+    command.add_argument("picture", type=Path, help="the picture to edit")
+    command.add_argument("prompt", help="what the picture should show, for example 'a dog'")
+    command.add_argument("--out", type=Path, required=True, help="where the edited picture goes")
+    command.add_argument("--mask", type=Path, help="where the mask goes; default: nowhere")
+    command.add_argument("--model", type=Path, help="diffusers folder or .safetensors; default: the embedded model")
+    command.add_argument("--preset", choices=sorted(PRESETS), default="default", help="mask settings")
+    command.add_argument("--threshold", type=float, help="0 to 1, higher makes the mask smaller; default: the preset's")
+    command.add_argument("--strength", type=float, default=0.5, help="noise to start from, 0 to 1; default: 0.5")
+    command.add_argument("--steps", type=int, default=50, help="of the whole schedule; default: 50")
+    command.add_argument("--cfg", type=float, default=7.5, help="guidance; default: 7.5")
+    command.add_argument("--seed", type=_seed, default=0, help="of the noise; default: 0")
+    command.add_argument("--json", action="store_true", help="print words, weights, area and timings as JSON")
+    command.set_defaults(run=edit)
+    return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0, below 2**63, not {text!r}")
+    return int(text)
+
+
+def _check_output(path: Path) -> None:
+    """Raises ``ValueError`` for a path that no picture can be saved to, before any work is done."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(f"no picture can be written to {path}: {path.parent} is no folder, or {path} is one")
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"no picture can be written to {path}: use a name that ends in .png")
+
+
+def _read(path: Path) -> Picture:
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _quiet() -> None:
+    """Keep the libraries' progress bars and warnings out of the output."""
+    warnings.filterwarnings("ignore")
+    os.environ["DIFFUSERS_VERBOSITY"] = os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"
+
+
+def _grey(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return mask.astype(np.uint8) * 255
+
+
+def _sheet(rows: list[list[Image.Image]]) -> Image.Image:
+    """Rows of pictures, enlarged, under the names of their columns."""
+    title, gap = 24, 4
+    sheet = Image.new("RGB", (len(COLUMNS) * (TILE + gap) - gap, title + len(rows) * (TILE + gap) - gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(COLUMNS):
+        draw.text((column * (TILE + gap) + TILE // 2, title // 2), name, "black", anchor="mm")
+    for line, row in enumerate(rows):
+        for column, image in enumerate(row):
+            enlarged = image.convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (column * (TILE + gap), title + line * (TILE + gap)))
+    return sheet
+
+
+if __name__ == "__main__":
+    main()

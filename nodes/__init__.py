@@ -1,0 +1,30 @@
+"""The list of nodes."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .capture import CaptureAttention
+from .encode import EncodeEditPrompt
+from .finish import InpaintFinish
+from .mini import LoadMiniModel, MiniScene
+from .refine import MaskSettingsNode, RefineInstantMask
+from .sampler import MaskedSampler
+
+
+class InstDiffEdit(ComfyExtension):
+    """What the host asks for its nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            EncodeEditPrompt,
+            CaptureAttention,
+            RefineInstantMask,
+            MaskSettingsNode,
+            MaskedSampler,
+            InpaintFinish,
+            LoadMiniModel,
+            MiniScene,
+        ]
+
+
+async def comfy_entrypoint() -> InstDiffEdit:
+    return InstDiffEdit()

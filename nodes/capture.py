@@ -1,0 +1,45 @@
+"""Capture Attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..instdiff_core.refine import PRESETS
+from . import host
+from .types import CATEGORY, Attention, sampling_inputs
+
+
+class CaptureAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstDiffCaptureAttention",
+            display_name="Capture Attention",
+            category=CATEGORY,
+            description=(
+                "Samples exactly as KSampler does, and records where each word of the prompt acted. "
+                "With Refine Instant Mask this finds an object by text, without editing the picture."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="A Stable Diffusion model with a U-Net."),
+                io.Conditioning.Input("positive", tooltip="The prompt, from Encode Edit Prompt."),
+                io.Conditioning.Input("negative", tooltip="What to avoid, from any text encoder; may be empty."),
+                io.Latent.Input("latent_image", tooltip="The picture, from VAE Encode."),
+                *sampling_inputs(0.5, "How much noise the picture gets. Around 0.5 words find their objects best."),
+            ],
+            outputs=[
+                io.Latent.Output(tooltip="What KSampler would have made."),
+                Attention.Output("attention", tooltip="For Refine Instant Mask."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: Any, negative: Any, latent_image: Any, **widgets: Any
+    ) -> io.NodeOutput:
+        host.check_channels(model, host.picture_latent(latent_image))
+        run = host.InstantMaskRun(host.words_of(positive, PRESETS["default"]), settings=None)
+        latent = host.sample(host.guided(model, run), latent_image, positive, negative, **widgets)
+        return io.NodeOutput(latent, run.record)

@@ -1,0 +1,42 @@
+"""Encode Edit Prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from . import host
+from .types import CATEGORY
+
+
+class EncodeEditPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstDiffEncodeEditPrompt",
+            display_name="Encode Edit Prompt",
+            category=CATEGORY,
+            description="Encodes what the edited area should show, and remembers which words the prompt has.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP of the model that edits."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="a dog",
+                    tooltip="What the edited area should become, for example 'a dog'. No need to name what is there now.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="For the positive input of Masked Sampler.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, text: str | None = None) -> bool | str:
+        if text is not None and not text.strip():
+            return "the edit prompt is empty: say what the picture should show, for example 'a dog'"
+        return True
+
+    @classmethod
+    def execute(cls, clip: Any, text: str) -> io.NodeOutput:
+        return io.NodeOutput(host.encode_prompt(clip, text))

@@ -1,0 +1,124 @@
+"""Mask Settings and Refine Instant Mask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..instdiff_core.refine import PRESETS, refine_record
+from ..instdiff_core.report import report
+from . import host
+from .types import CATEGORY, Attention, Settings
+
+DEFAULT = PRESETS["default"]
+
+
+class MaskSettingsNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstDiffMaskSettings",
+            display_name="Mask Settings",
+            category=CATEGORY,
+            description="How attention becomes a mask. For Masked Sampler and Refine Instant Mask.",
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    default="default",
+                    tooltip="The method that the values below apply to: the most accurate one, or the published one.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=DEFAULT.threshold,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where the soft mask is cut. Higher makes the mask smaller.",
+                ),
+                io.String.Input(
+                    "words",
+                    default="",
+                    tooltip="Words of the edit prompt that make the mask, with commas between them. "
+                    "Empty: the word that acts on the object is found by itself.",
+                ),
+                io.Boolean.Input(
+                    "share",
+                    default=DEFAULT.share,
+                    tooltip="One mask for the whole batch, for several noises of one picture.",
+                ),
+                io.Float.Input(
+                    "positive",
+                    default=DEFAULT.positive,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Words whose maps are at least this similar to the main word's are added to the mask. "
+                    "Higher adds fewer.",
+                ),
+                io.Float.Input(
+                    "negative",
+                    default=DEFAULT.negative,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Words whose maps are at most this similar to the main word's are taken out of the mask. "
+                    "Higher takes out more.",
+                ),
+                io.Int.Input(
+                    "blur",
+                    default=DEFAULT.blur,
+                    min=0,
+                    max=16,
+                    tooltip="How often the soft mask is smoothed. Higher gives rounder masks.",
+                ),
+            ],
+            outputs=[Settings.Output(display_name="settings")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, positive: float | None = None, negative: float | None = None) -> bool | str:
+        if positive is not None and negative is not None and negative >= positive:
+            return f"negative ({negative}) must be below positive ({positive})"
+        return True
+
+    @classmethod
+    def execute(cls, preset: str, words: str, **values: Any) -> io.NodeOutput:
+        target = tuple(word.strip() for word in words.split(",") if word.strip())
+        return io.NodeOutput(replace(PRESETS[preset], target=target, **values))
+
+
+class RefineInstantMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstDiffRefineMask",
+            display_name="Refine Instant Mask",
+            category=CATEGORY,
+            description="Makes the mask again from recorded attention, with other settings and without sampling.",
+            inputs=[
+                Attention.Input("attention", tooltip="From Masked Sampler or Capture Attention."),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="Use only the first steps of the run; 0 uses all. Fewer gives rounder, rougher masks.",
+                ),
+                Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="The mask, at the size of the picture."),
+                io.Mask.Output(display_name="soft_mask", tooltip="The same before it is cut at the threshold."),
+                io.String.Output(display_name="report", tooltip="The words, their weights, the area, the confidence."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, attention: Any, steps: int, settings: Any = None) -> io.NodeOutput:
+        settings = settings or DEFAULT
+        found = refine_record(attention, settings, steps or None)
+        binary, soft = host.to_intermediate(found.binary.float()), host.to_intermediate(found.soft)
+        return io.NodeOutput(binary, soft, report(found, attention.words), ui=ui.PreviewMask(binary, cls=cls))

@@ -1,0 +1,74 @@
+"""Masked Sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch.nn.functional import interpolate
+
+from ..instdiff_core.refine import PRESETS, refine_record
+from . import host
+from .types import CATEGORY, Attention, Settings, sampling_inputs
+
+
+class MaskedSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstDiffMaskedSampler",
+            display_name="Masked Sampler",
+            category=CATEGORY,
+            description=(
+                "Edits a picture towards the prompt. While it samples, the model's own attention finds the area that "
+                "the prompt is about, and the rest of the picture is kept."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="A Stable Diffusion model with a U-Net."),
+                io.Conditioning.Input("positive", tooltip="The edit prompt, from Encode Edit Prompt."),
+                io.Conditioning.Input("negative", tooltip="What to avoid, from any text encoder; may be empty."),
+                io.Latent.Input("latent_image", tooltip="The picture to edit, from VAE Encode."),
+                *sampling_inputs(
+                    0.5,
+                    "Strength of the edit: how much noise the picture gets. "
+                    "Higher changes more and keeps less of what is there; around 0.5 works best.",
+                ),
+                Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Your own mask, to edit this area instead of the one that is found."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(tooltip="The edited picture, for VAE Decode or Inpaint Finish."),
+                io.Mask.Output(display_name="mask", tooltip="The edited area, at the size of the picture."),
+                Attention.Output(display_name="attention", tooltip="For Refine Instant Mask."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        latent_image: Any,
+        settings: Any = None,
+        mask: Any = None,
+        **widgets: Any,
+    ) -> io.NodeOutput:
+        settings = settings or PRESETS["default"]
+        samples = host.picture_latent(latent_image)
+        host.check_channels(model, samples)
+        words = host.words_of(positive, settings)
+        if mask is not None:
+            mask = mask.reshape(-1, 1, *mask.shape[-2:])
+            small = interpolate(mask, samples.shape[-2:], mode="bilinear")[:, 0] > 0.5
+            run = host.InstantMaskRun(words, settings, host.repeat_to_batch(small, len(samples)))
+        else:
+            run = host.InstantMaskRun(words, settings)
+        latent = host.sample(host.guided(model, run), latent_image, positive, negative, **widgets)
+        if mask is None:
+            found = refine_record(run.record, settings).binary.float()
+        else:
+            found = host.repeat_to_batch(interpolate(mask, run.record.image_size, mode="bilinear")[:, 0], len(samples))
+        return io.NodeOutput(latent, host.to_intermediate(found), run.record)

@@ -1,0 +1,50 @@
+"""What the nodes share: their category, their own types, and KSampler's inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+CATEGORY = "InstDiffEdit"
+
+Attention = io.Custom("INSTDIFF_ATTENTION")
+Settings = io.Custom("INSTDIFF_SETTINGS")
+
+
+def sampling_inputs(denoise: float, denoise_tooltip: str) -> list[Any]:
+    """KSampler's widgets, under its names, with our default for `denoise`."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="The noise that the picture is mixed with. Another seed gives another edit.",
+        ),
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps. More is slower and finer."),
+        io.Float.Input(
+            "cfg",
+            default=7.5,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="How strictly the prompt is followed. Higher values follow it more, at the cost of natural looks.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            default="euler",
+            tooltip="The sampling algorithm, as in KSampler.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="normal",
+            tooltip="How the noise is taken away over the steps, as in KSampler.",
+        ),
+        io.Float.Input("denoise", default=denoise, min=0.0, max=1.0, step=0.01, tooltip=denoise_tooltip),
+    ]

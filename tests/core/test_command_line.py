@@ -1,0 +1,131 @@
+"""What ``python -m instdiff_core`` promises."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import instdiff_core
+from instdiff_core import __main__ as command_line
+from instdiff_core import pipeline
+from instdiff_core.mini.scenes import compose
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a picture in it."""
+    Image.fromarray(compose(np.random.default_rng(5), ["cat"], "grass", size=128)[0][:100]).save(tmp_path / "cat.png")
+    (tmp_path / "text.png").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refused command prints; it writes nothing and exits with 2."""
+    before = sorted(folder.iterdir())
+    with pytest.raises(SystemExit) as end:
+        command_line.main(arguments)
+    output = capsys.readouterr()
+    assert end.value.code == 2
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert output.err.startswith("instdiff: ")
+    assert sorted(folder.iterdir()) == before
+    return output.err
+
+
+def test_edit_writes_picture_and_mask_and_prints_json_only(folder: Path) -> None:
+    command = [sys.executable, "-m", "instdiff_core", "edit", "cat.png", "a dog", "--steps", "4"]
+    done = subprocess.run(
+        [*command, "--out", "dog.png", "--mask", "mask.png", "--json"],
+        env={**os.environ, "PYTHONPATH": str(Path(instdiff_core.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert set(report) == {"words", "index_word", "mask_area", "confidence", "timings"}
+    with Image.open(folder / "dog.png") as picture, Image.open(folder / "mask.png") as mask:
+        assert picture.size == mask.size == (128, 100)
+        values = np.asarray(mask)
+    assert set(np.unique(values)) <= {0, 255}
+    assert (values > 0).mean() == pytest.approx(report["mask_area"], abs=1e-3)
+
+
+def test_edit_without_json_says_what_changed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command_line.main(["edit", "cat.png", "a dog", "--out", "dog.png", "--steps", "2"])
+    assert "index word" in capsys.readouterr().out
+    assert not (folder / "mask.png").exists()
+
+
+def test_the_threshold_makes_the_mask_smaller(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    areas = []
+    for threshold in ("0.1", "0.9"):
+        command_line.main(
+            ["edit", "cat.png", "a dog", "--out", "dog.png", "--steps", "2", "--json", "--threshold", threshold]
+        )
+        areas.append(json.loads(capsys.readouterr().out)["mask_area"])
+    assert areas[1] < areas[0]
+
+
+def test_the_demo_writes_one_sheet_and_prints_the_mask_iou(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line, "SCENES", command_line.SCENES[:1])
+    monkeypatch.setattr(pipeline, "edit", functools.partial(pipeline.edit, steps=4))
+    command_line.main(["demo"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("a cat -> a dog: mask IoU ")
+    assert lines[-1].startswith("mean mask IoU ")
+    with Image.open(folder / "instdiff-demo.png") as sheet:
+        assert sheet.width >= 4 * 256
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["edit", "nowhere.png", "a dog"], "nowhere.png"),
+        (["edit", "text.png", "a dog"], "text.png"),
+        (["edit", "cat.png", ""], "no words"),
+        (["edit", "cat.png", "a dog", "--model", "nowhere"], "no model at nowhere"),
+        (["edit", "cat.png", "a dog", "--preset", "best"], "best"),
+        (["edit", "cat.png", "a dog", "--strength", "2"], "strength"),
+        (["edit", "cat.png", "a dog", "--threshold", "1.1"], "threshold"),
+        (["edit", "cat.png", "a dog", "--steps", "0"], "steps"),
+        (["edit", "cat.png", "a dog", "--steps", "many"], "many"),
+        (["edit", "cat.png", "a dog", "--cfg", "-1"], "cfg"),
+        (["edit", "cat.png", "a dog", "--seed", "-1"], "seed"),
+        (["edit", "cat.png", "a dog", "--mask", "mask.text"], "mask.text"),
+        (["edit", "cat.png", "a dog", "--mask", "no/mask.png"], "no/mask.png"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], changes: list[str], message: str
+) -> None:
+    assert message in refused([*changes, "--out", "dog.png"], folder, capsys)
+
+
+@pytest.mark.parametrize("arguments", [[], ["paint"], ["edit", "cat.png", "a dog"], ["demo", "--out", "no/demo.png"]])
+def test_a_wrong_command_is_said_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    refused(arguments, folder, capsys)
+
+
+@pytest.mark.parametrize("library", ["diffusers", "transformers"])
+def test_a_missing_library_comes_with_its_remedy(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "instdiff_core.pipeline", raising=False)
+    monkeypatch.delattr(instdiff_core, "pipeline", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    assert 'pip install "instdiffedit[demo]"' in refused(["demo"], folder, capsys)

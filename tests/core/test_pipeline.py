@@ -1,0 +1,290 @@
+"""What an edit of a diffusers model promises, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+
+from instdiff_core.mini.scenes import compose
+from instdiff_core.pipeline import EditModel, edit, finish, load_mini, load_model
+from instdiff_core.refine import MaskSettings, refine_record
+
+FEW: dict[str, Any] = {"steps": 4, "finish_strength": 0.5}
+
+
+@pytest.fixture(scope="module")
+def model() -> EditModel:
+    return load_mini()
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return compose(np.random.default_rng(5), ["cat"], "grass", size=128)[0]
+
+
+@pytest.fixture(scope="module")
+def latent(model: EditModel) -> torch.Tensor:
+    """A latent of the picture's size."""
+    height, width = (side // model.scale for side in model.working_size(128, 128))
+    return torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Every pixel with one of the mask in the square of `pixels` around it."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, pixels), (2 * pixels + 1,) * 2)
+    return windows.any((-2, -1))
+
+
+def small_unet(**changes: Any) -> UNet2DConditionModel:
+    config = {
+        "block_out_channels": (32, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": 192,
+        "attention_head_dim": 4,
+    }
+    return UNet2DConditionModel(**{**config, **changes})
+
+
+@pytest.mark.parametrize("size", [(128, 128), (75, 101), (130, 67)])
+def test_outside_the_grown_mask_the_picture_stays_bit_for_bit(model: EditModel, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    result = edit(model, noise, "a dog", settings=MaskSettings(threshold=0.7), **FEW)
+    mask = result.mask.binary[0].numpy()
+    untouched = ~grown(mask, min(size) // 32)
+    assert result.picture.shape == noise.shape
+    assert result.picture.dtype == np.uint8
+    assert mask.any()
+    assert untouched.any()
+    assert np.array_equal(result.picture[untouched], noise[untouched])
+    assert not np.array_equal(result.picture[mask], noise[mask])
+
+
+def test_grow_and_feather_bound_what_the_finish_changes(
+    model: EditModel, picture: np.ndarray, latent: torch.Tensor
+) -> None:
+    mask = np.zeros((128, 128), bool)
+    mask[50:70, 60:90] = True
+    after = finish(model, picture, mask, latent, "a dog", steps=2, strength=0.5, grow=7, feather=3)
+    changed = (after != picture).any(-1)
+    assert changed[mask].mean() > 0.9
+    assert not changed[~grown(mask, 7)].any()
+    assert changed[~grown(mask, 4)].any()
+
+
+def test_an_empty_mask_changes_nothing(model: EditModel, picture: np.ndarray, latent: torch.Tensor) -> None:
+    mask = np.zeros((128, 128), bool)
+    assert np.array_equal(finish(model, picture, mask, latent, "a dog", steps=2), picture)
+
+
+@pytest.mark.parametrize("size", [(9, 200), (33, 47), (1, 1)])
+def test_any_picture_size_is_kept(model: EditModel, size: tuple[int, int]) -> None:
+    result = edit(model, np.full((*size, 3), 90, np.uint8), "a dog", **FEW)
+    assert result.picture.shape == (*size, 3)
+    assert result.mask.soft.shape == result.mask.binary.shape == (1, *size)
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another(model: EditModel, picture: np.ndarray) -> None:
+    first, again, other = (edit(model, picture, "a dog", seed=seed, **FEW).picture for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_attention_processors_are_back_after_an_edit(model: EditModel, picture: np.ndarray) -> None:
+    before = model.unet.attn_processors
+    edit(model, picture, "a dog", **FEW)
+    after = model.unet.attn_processors
+    assert all(after[name] is processor for name, processor in before.items())
+
+
+def test_attention_processors_are_back_after_an_exception(model: EditModel, picture: np.ndarray) -> None:
+    before = model.unet.attn_processors
+    during: dict[str, Any] = {}
+
+    def stop(done: int, total: int) -> None:
+        during.update(model.unet.attn_processors)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        edit(model, picture, "a dog", progress=stop, **FEW)
+    after = model.unet.attn_processors
+    assert any(during[name] is not processor for name, processor in before.items())
+    assert all(after[name] is processor for name, processor in before.items())
+
+
+def test_reading_the_attention_changes_no_prediction(
+    model: EditModel, picture: np.ndarray, latent: torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    inputs = torch.cat([latent, latent]), torch.tensor(500), torch.randn(2, 77, 192)
+    predictions: list[torch.Tensor] = []
+
+    def predict(*_: int) -> None:
+        with torch.no_grad():
+            predictions.append(model.unet(*inputs).sample)
+
+    predict()
+    edit(model, picture, "a dog", progress=predict, **FEW)
+    assert torch.equal(predictions[0], predictions[1])
+
+
+def test_draws_share_one_mask(model: EditModel, picture: np.ndarray) -> None:
+    result = edit(model, picture, "a dog on the grass", draws=3, **FEW)
+    shared = refine_record(result.record, MaskSettings(share=True))
+    assert result.record.maps.shape[:3] == (2, 3, 2 + 5)
+    assert result.mask.soft.shape == (1, 128, 128)
+    assert (shared.soft == shared.soft[:1]).all()
+    assert torch.allclose(result.mask.soft[0], shared.soft[0], atol=0.02)
+    assert len(result.latent) == 1
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_both_kinds_of_prediction_lead_to_what_the_model_predicts(
+    model: EditModel, picture: np.ndarray, latent: torch.Tensor, kind: str
+) -> None:
+    scheduler = DDIMScheduler.from_config(model.scheduler.config, prediction_type=kind, set_alpha_to_one=True)
+    goal = latent
+
+    class Oracle:
+        """Predicts `goal`, whatever it is given."""
+
+        config, down_blocks, device = model.unet.config, model.unet.down_blocks, model.unet.device
+
+        def __call__(self, noisy: torch.Tensor, step: torch.Tensor, **_: Any) -> SimpleNamespace:
+            kept = scheduler.alphas_cumprod[step]
+            noise = (noisy - kept**0.5 * goal) / (1 - kept) ** 0.5
+            velocity = kept**0.5 * noise - (1 - kept) ** 0.5 * goal
+            return SimpleNamespace(sample=noise if kind == "epsilon" else velocity)
+
+    oracle = replace(model, unet=Oracle(), scheduler=scheduler)
+    everywhere = np.ones((128, 128), bool)
+    expected = finish(oracle, picture, everywhere, goal, "a dog", strength=0)
+    found = finish(oracle, picture, everywhere, torch.zeros_like(goal), "a dog", strength=1, steps=5)
+    assert np.abs(found.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_an_edit_runs_with_both_kinds_of_prediction(model: EditModel, picture: np.ndarray, kind: str) -> None:
+    scheduler = DDIMScheduler.from_config(model.scheduler.config, prediction_type=kind)
+    assert edit(replace(model, scheduler=scheduler), picture, "a dog", **FEW).latent.isfinite().all()
+
+
+def test_the_report_says_what_the_mask_rests_on_and_is_json(model: EditModel, picture: np.ndarray) -> None:
+    result = edit(model, picture, "a zebra on the grass", **FEW)
+    report = json.loads(json.dumps(result.report))
+    words = ["a", "zebra", "on", "the", "grass"]
+    assert [entry["word"] for entry in report["words"]] == words
+    assert all(entry["weight"] in (-1, 0, 1) for entry in report["words"])
+    assert report["index_word"] in words
+    assert 0 <= report["mask_area"] <= 1
+    assert 0 <= report["confidence"] <= 1
+    assert set(report["timings"]) == {"encode", "sample", "finish"}
+
+
+def test_progress_counts_every_step_of_sampling_and_finish(model: EditModel, picture: np.ndarray) -> None:
+    seen: list[tuple[int, int]] = []
+    edit(model, picture, "a dog", steps=4, finish_strength=0.75, progress=lambda *step: seen.append(step))
+    assert seen == [(done, 5) for done in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": ""}, "no words"),
+        ({"prompt": "..."}, "no words"),
+        ({"prompt": "dog " * 76}, "76 tokens, and the model reads 75"),
+        ({"settings": MaskSettings(target=("cat",))}, "'cat' is not in the edit prompt"),
+        ({"strength": 0}, "strength must be above 0 to 1"),
+        ({"strength": 1.5}, "strength"),
+        ({"strength": float("nan")}, "strength"),
+        ({"finish_strength": -0.1}, "finish strength"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 1000}, "steps"),
+        ({"draws": 0}, "draws"),
+        ({"cfg": -1}, "cfg"),
+        ({"picture": np.zeros((64, 64), np.uint8)}, "uint8"),
+        ({"picture": np.zeros((64, 64, 3), np.float32)}, "uint8"),
+        ({"picture": np.zeros((0, 64, 3), np.uint8)}, "uint8"),
+    ],
+)
+def test_what_cannot_be_edited_is_refused_before_any_sampling(
+    model: EditModel, picture: np.ndarray, changes: dict[str, Any], message: str
+) -> None:
+    def fail(*_: int) -> None:
+        pytest.fail("a step was sampled")
+
+    arguments = {"picture": picture, "prompt": "a dog", "progress": fail, **changes}
+    with pytest.raises(ValueError, match=message):
+        edit(model, **arguments)
+
+
+def test_a_mask_or_latent_of_another_size_is_refused(
+    model: EditModel, picture: np.ndarray, latent: torch.Tensor
+) -> None:
+    with pytest.raises(ValueError, match=r"the mask is \(64, 128\)"):
+        finish(model, picture, np.ones((64, 128), bool), latent, "a dog")
+    with pytest.raises(ValueError, match="not of a picture"):
+        finish(model, picture, np.ones((128, 128), bool), latent[..., 1:], "a dog")
+
+
+def test_a_unet_without_cross_attention_at_a_quarter_is_refused(model: EditModel, picture: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="no cross-attention at a quarter"):
+        edit(replace(model, unet=small_unet()), picture, "a dog")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"in_channels": 9}, "inpainting"), ({"cross_attention_dim": 64}, "fit")]
+)
+def test_a_model_of_another_kind_is_refused(model: EditModel, changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(model, unet=small_unet(**changes))
+
+
+def test_a_diffusers_folder_edits_like_the_model_it_was_saved_from(
+    model: EditModel, picture: np.ndarray, tmp_path: Path
+) -> None:
+    StableDiffusionPipeline(
+        model.vae, model.text_encoder, model.tokenizer, model.unet, model.scheduler, None, None
+    ).save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert np.array_equal(edit(loaded, picture, "a dog", **FEW).picture, edit(model, picture, "a dog", **FEW).picture)
+
+
+def empty_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"garbage")
+
+
+def other_weights(path: Path) -> None:
+    save_file({"layer.weight": torch.zeros(2, 2)}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("nowhere", lambda path: None),
+        ("empty", empty_folder),
+        ("pickle.ckpt", garbage),
+        ("garbage.safetensors", garbage),
+        ("lora.safetensors", other_weights),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=name) as refusal:
+        load_model(tmp_path / name)
+    assert "\n" not in str(refusal.value)
