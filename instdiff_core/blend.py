@@ -22,18 +22,17 @@ def feathered(mask: Tensor, grow: int, feather: int) -> tuple[Tensor, Tensor]:
     """The area to paint and how to paste it: grown by `grow` pixels, its edge `feather` pixels soft.
 
     `mask` ``[B, H, W]`` float in 0..1, cut at one half. Returns the grown mask ``[B, H, W]`` bool
-    and its alpha ``[B, H, W]`` float32: 0 outside it, rising to 1 within `feather` pixels.
+    and its alpha ``[B, H, W]`` float32: 0 outside it, above 0 everywhere inside, 1 at a depth of
+    more than `feather` pixels. The border of the picture is no edge.
     """
-    area = (mask > 0.5).float().unsqueeze(1)
-    for reach in _reaches(grow):
-        area = functional.max_pool2d(area, 2 * reach + 1, 1, reach)
-    alpha = area
-    for _ in range(2):
-        # Two box blurs of half the width make a linear-looking slope; the padding keeps borders opaque.
-        reach = (feather + 1) // 2
-        alpha = functional.avg_pool2d(functional.pad(alpha, (reach,) * 4, mode="replicate"), 2 * reach + 1, 1)
-    alpha = ((alpha - 0.5) * 2).clamp(0, 1) * area
-    return area[:, 0] > 0, (alpha if feather else area)[:, 0]
+    area = (mask > 0.5).float()
+    for _ in range(grow):
+        area = functional.max_pool2d(area, 3, 1, 1)
+    alpha = inner = area
+    for _ in range(feather):
+        inner = -functional.max_pool2d(-inner, 3, 1, 1)
+        alpha = alpha + inner
+    return area > 0, alpha / (feather + 1)
 
 
 def paste(image: Tensor, painted: Tensor, alpha: Tensor) -> Tensor:
@@ -46,8 +45,3 @@ def paste(image: Tensor, painted: Tensor, alpha: Tensor) -> Tensor:
     under = image[..., :colours]
     mixed = torch.where(weight > 0, under * (1 - weight) + painted * weight, under)
     return torch.cat([mixed, image[..., colours:]], -1)
-
-
-def _reaches(grow: int) -> list[int]:
-    """`grow` in portions that one max-pooling window can take."""
-    return [16] * (grow // 16) + ([grow % 16] if grow % 16 else [])

@@ -36,9 +36,7 @@ class CaptureAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model: Any, positive: Any, negative: Any, latent_image: Any, **widgets: Any
-    ) -> io.NodeOutput:
+    def execute(cls, model: Any, positive: Any, negative: Any, latent_image: Any, **widgets: Any) -> io.NodeOutput:
         host.check_channels(model, host.picture_latent(latent_image))
         run = host.InstantMaskRun(host.words_of(positive, PRESETS["default"]), settings=None)
         latent = host.sample(host.guided(model, run), latent_image, positive, negative, **widgets)

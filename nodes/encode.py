@@ -25,7 +25,7 @@ class EncodeEditPrompt(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="a dog",
-                    tooltip="What the edited area should become, for example 'a dog'. No need to name what is there now.",
+                    tooltip="What the edited area should become: 'a dog'. No need to name what is there now.",
                 ),
             ],
             outputs=[io.Conditioning.Output(tooltip="For the positive input of Masked Sampler.")],

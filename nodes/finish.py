@@ -36,14 +36,14 @@ class InpaintFinish(io.ComfyNode):
                     "grow",
                     default=8,
                     min=0,
-                    max=1024,
+                    max=256,
                     tooltip="Pixels by which the mask is made larger first. Higher leaves more room for new shapes.",
                 ),
                 io.Int.Input(
                     "feather",
                     default=8,
                     min=0,
-                    max=1024,
+                    max=256,
                     tooltip="Width in pixels of the soft edge, inside the grown mask. Higher hides the seam better.",
                 ),
                 io.Latent.Input(

@@ -14,12 +14,13 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.utils
-import nodes
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
+
+import nodes
 
 from ..instdiff_core.attention import AttentionRecord, Recorder, word_maps
 from ..instdiff_core.blend import keep_original
@@ -44,20 +45,21 @@ class InstantMaskRun:
     the place of the instant mask. After the run `record` holds what the attention said.
     """
 
+    record: AttentionRecord
+    _guider: Any
+    _clean: Tensor
+    _noise: Tensor
+
     def __init__(self, words: PromptWords, settings: MaskSettings | None, mask: Tensor | None = None) -> None:
         self.words = words
         self.settings = settings
         self.given = mask
-        self.record: AttentionRecord | None = None
         self._recorder = Recorder()
         self._mask: Tensor | None = None
         self._roles: WordRoles | None = None
         self._matrices: dict[int, Tensor] = {}
         self._positive: int | None = None
         self._awaiting_call = False
-        self._guider: Any = None
-        self._clean: Tensor | None = None
-        self._noise: Tensor | None = None
 
     def outer_sample(self, executor: Any, noise: Tensor, latent: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """OUTER_SAMPLE: install the hooks into this run's options, sample, keep the original."""
@@ -106,7 +108,8 @@ class InstantMaskRun:
         finally:
             self._awaiting_call = False
         if self._recorder.close_step(sigma.flatten()[0]) and self.settings is not None and self.given is None:
-            mask = refine(self._recorder.mean(), self.words, self.settings, tuple(x.shape[-2:]), self._roles)
+            size = x.shape[-2], x.shape[-1]
+            mask = refine(self._recorder.mean(), self.words, self.settings, size, self._roles)
             self._mask, self._roles = mask.binary, mask.roles
         return denoised if self._mask is None else keep_original(self._mask, denoised, self._clean)
 
@@ -141,7 +144,7 @@ class InstantMaskRun:
         rows = q.shape[0] // len(chunks)
         height, width = extra["activations_shape"][-2:]
         whole = tuple(extra["original_shape"][-2:]) == tuple(self._clean.shape[-2:])
-        for number, (chunk, uuid) in enumerate(zip(chunks, extra["uuids"])):
+        for number, (chunk, uuid) in enumerate(zip(chunks, extra["uuids"], strict=True)):
             if whole and chunk == self._positive and uuid in uuids:
                 part = slice(number * rows, (number + 1) * rows)
                 matrix = self._matrix(k)

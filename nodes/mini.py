@@ -21,7 +21,6 @@ from ..instdiff_core.mini import FOLDER, TEXT_ENCODER, text_encoder_weights
 from ..instdiff_core.mini.scenes import background_words, compose, object_names
 from .types import CATEGORY
 
-
 PREVIEW_COLOURS = [[0.2, 0.0, 0.0], [0.0, 0.2, 0.0], [0.0, 0.0, 0.2], [0.1, 0.1, 0.1]]
 
 
@@ -57,8 +56,11 @@ class MiniScene(io.ComfyNode):
                 io.Combo.Input("object", options=object_names(), default="cat", tooltip="What the picture shows."),
                 io.Combo.Input("background", options=background_words(), default="grass", tooltip="And where."),
                 io.Int.Input(
-                    "seed", default=1, min=0, max=0xFFFFFFFF, tooltip="Place, size and turn of the object. Another seed "
-                    "gives another picture."
+                    "seed",
+                    default=1,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    tooltip="Place, size and turn of the object. Another seed gives another picture.",
                 ),
             ],
             outputs=[io.Image.Output(), io.Mask.Output(display_name="object_mask", tooltip="The object's exact area.")],
@@ -89,7 +91,7 @@ class MiniModel(comfy.supported_models.SD15):
     """SD1.5's model class for the small U-Net."""
 
     unet_config: dict[str, Any] = {}
-    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}  # noqa: RUF012 (the host's own convention)
+    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
     latent_format = MiniLatent
 
 

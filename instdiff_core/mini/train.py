@@ -160,8 +160,13 @@ def start_as_average(model: AutoencoderTiny) -> None:
     Three channels carry the colours straight through and every block starts as the identity, so
     that a short training only has to learn the detail.
     """
-    blocks = [block.conv[-1] for half in (model.encoder, model.decoder) for block in half.layers if hasattr(block, "conv")]
-    convolutions = {half: [layer for layer in half.layers if isinstance(layer, nn.Conv2d)] for half in (model.encoder, model.decoder)}
+    blocks = [
+        block.conv[-1] for half in (model.encoder, model.decoder) for block in half.layers if hasattr(block, "conv")
+    ]
+    convolutions = {
+        half: [layer for layer in half.layers if isinstance(layer, nn.Conv2d)]
+        for half in (model.encoder, model.decoder)
+    }
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d):
@@ -181,9 +186,9 @@ def start_as_average(model: AutoencoderTiny) -> None:
                     nn.init.zeros_(layer.bias)
         into_latent, out_of_latent = convolutions[model.encoder][-1], convolutions[model.decoder][0]
         into_latent.weight[:3] *= 4
-        into_latent.bias[:3] = -2
+        into_latent.get_parameter("bias")[:3] = -2
         out_of_latent.weight[:3] /= 4
-        out_of_latent.bias[:3] = 0.5
+        out_of_latent.get_parameter("bias")[:3] = 0.5
 
 
 def train_autoencoder(work: Path, steps: int, device: torch.device) -> None:
