@@ -21,7 +21,8 @@ from ..instdiff_core.mini import FOLDER, TEXT_ENCODER, text_encoder_weights
 from ..instdiff_core.mini.scenes import background_words, compose, object_names
 from .types import CATEGORY
 
-PREVIEW_COLOURS = [[0.2, 0.0, 0.0], [0.0, 0.2, 0.0], [0.0, 0.0, 0.2], [0.1, 0.1, 0.1]]
+PREVIEW_COLOURS = [[0.61, 0.10, 0.03], [0.06, 0.42, -0.03], [-0.01, 0.07, 0.58], [-0.04, -0.02, -0.02]]
+PREVIEW_BIAS = [0.11, 0.09, -0.09]
 
 
 class LoadMiniModel(io.ComfyNode):
@@ -85,6 +86,7 @@ class MiniLatent(comfy.latent_formats.LatentFormat):
 
     scale_factor = 0.18215
     latent_rgb_factors = PREVIEW_COLOURS
+    latent_rgb_factors_bias = PREVIEW_BIAS
 
 
 class MiniModel(comfy.supported_models.SD15):

@@ -1,0 +1,221 @@
+"""A small classifier that names the object in a cut of a picture, to judge edits.
+
+    python -m tests.bench.classifier           accuracy of the shipped weights on held-out scenes
+    python -m tests.bench.classifier --train   train them again, and write classifier.safetensors
+
+It knows the object words of the vocabulary (adjectives merged) and "nothing", and is trained on
+composed pictures, cut out around the object's mask with a random margin and offset. Since
+edited pictures are softer than composed ones, some cuts are blurred or passed through the
+embedded model's autoencoder. Cuts are 64 px.
+
+FIGURES
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from instdiff_core.mini.scenes import Picture, background_words, compose, object_words
+
+from .common import Mask
+
+WEIGHTS = Path(__file__).with_name("classifier.safetensors")
+NOTHING = "nothing"
+SEED = 7_000_001
+HELD_OUT_SEED = 7_000_002
+SIZE = 64
+CODED_SIZE = 128
+"""Cuts pass the autoencoder at about the size that they have in a picture of 256 px."""
+
+Cuts = NDArray[np.uint8]
+"""``[N, S, S, 3]``."""
+
+Coder = Callable[[Cuts], Cuts]
+"""Cuts as an autoencoder gives them back."""
+
+
+def classes() -> list[str]:
+    """The names that the classifier gives, in the order of its outputs."""
+    return [*object_words(), NOTHING]
+
+
+class Classifier(nn.Module):
+    """Five convolutions, mean and maximum over the cut, one linear layer: 0.15 million parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for width, stride in ((32, 2), (48, 2), (64, 2), (80, 1), (80, 2)):
+            layers += [nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(2 * before, len(classes()))
+
+    def forward(self, cuts: Tensor) -> Tensor:
+        """Scores ``[N, classes]`` of cuts ``[N, 3, 64, 64]`` in -1..1."""
+        found = self.features(cuts)
+        return self.head(torch.cat([found.mean((2, 3)), found.amax((2, 3))], 1))
+
+
+@functools.cache
+def load() -> Classifier:
+    """The shipped classifier, float32, on the CPU."""
+    model = Classifier()
+    model.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()}, strict=False)
+    return model.eval()
+
+
+@torch.no_grad()
+def name(cuts: Cuts, model: Classifier | None = None) -> list[str]:
+    """The object in each cut."""
+    names = classes()
+    return [names[number] for number in (model or load())(_pixels(cuts)).argmax(1).tolist()]
+
+
+def cut(picture: Picture, area: Mask, *, margin: float = 0.1, offset: tuple[float, float] = (0, 0), size: int = SIZE) -> Picture:
+    """The square around `area` (the middle of the picture when it is empty), resized to `size`.
+
+    `margin` and `offset` (right, down) are fractions of the area's longer side. The square is
+    moved, and if need be shrunk, to lie in the picture.
+    """
+    rows, columns = np.nonzero(area if area.any() else np.ones_like(area))
+    low, high = np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()]) + 1
+    longer = (high - low).max()
+    whole = np.array(picture.shape[1::-1], float)
+    side = min(longer * (1 + 2 * margin), *whole)
+    corner = np.clip((low + high - side) / 2 + np.array(offset) * longer, 0, whole - side)
+    box = tuple(np.concatenate([corner, corner + side]).tolist())
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=2))
+
+
+def examples(rng: np.random.Generator, pictures: int, size: int = SIZE) -> tuple[Cuts, NDArray[np.int64]]:
+    """Cuts of fresh pictures of one object, two or none, and the numbers of their classes."""
+    names = classes()
+    cuts: list[Picture] = []
+    labels: list[int] = []
+    for _ in range(pictures):
+        count = int(rng.choice(3, p=[0.1, 0.6, 0.3]))
+        objects = [str(word) for word in rng.choice(object_words(), count, replace=False)]
+        picture, masks = compose(rng, objects, str(rng.choice(background_words())))
+        areas = list(zip(masks, (each.split()[-1] for each in objects), strict=True)) or [(_anywhere(rng, picture), NOTHING)]
+        for area, label in areas:
+            offset = rng.uniform(-0.12, 0.12, 2)
+            cuts.append(cut(picture, area, margin=rng.uniform(-0.05, 0.4), offset=(offset[0], offset[1]), size=size))
+            labels.append(names.index(label))
+    return np.stack(cuts), np.array(labels)
+
+
+def _anywhere(rng: np.random.Generator, picture: Picture) -> Mask:
+    area = np.zeros(picture.shape[:2], bool)
+    side = int(rng.integers(len(area) // 4, len(area)))
+    top, left = rng.integers(0, len(area) - side + 1, 2)
+    area[top : top + side, left : left + side] = True
+    return area
+
+
+def autoencoder() -> Coder:
+    """The embedded model's autoencoder."""
+    from instdiff_core.pipeline import load_mini
+
+    vae = load_mini().vae.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def coder(cuts: Cuts) -> Cuts:
+        with torch.autocast("cpu", torch.bfloat16):
+            coded = [vae.decode(vae.encode(_pixels(part)).latents).sample for part in np.array_split(cuts, -(-len(cuts) // 16))]
+        back = torch.cat(coded).float().add(1).mul(127.5).round().clamp(0, 255)
+        return back.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+
+    return coder
+
+
+def _pixels(cuts: Cuts) -> Tensor:
+    """``[N, 3, S, S]`` float32 in -1..1."""
+    return torch.from_numpy(cuts).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def _softened(rng: np.random.Generator, cuts: Cuts) -> Cuts:
+    """Half of the cuts blurred by up to 1.5 px."""
+    soft = cuts.copy()
+    for number in np.flatnonzero(rng.random(len(cuts)) < 0.5):
+        blur = ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5))
+        soft[number] = np.asarray(Image.fromarray(cuts[number]).filter(blur))
+    return soft
+
+
+def _halved(cuts: Cuts) -> Cuts:
+    return np.stack([np.asarray(Image.fromarray(each).resize((SIZE, SIZE), Image.Resampling.BOX)) for each in cuts])
+
+
+def _jittered(cuts: Tensor) -> Tensor:
+    """Contrast and colours changed a little, and some grain."""
+    gain, shift = 1 + 0.15 * torch.randn(len(cuts), 1, 1, 1), 0.08 * torch.randn(len(cuts), 3, 1, 1)
+    return (cuts * gain + shift + 0.03 * torch.randn_like(cuts)).clamp(-1, 1)
+
+
+def train(pictures: int = 5000, coded: int = 800, epochs: int = 12) -> Classifier:
+    """Train from scratch on `pictures`, and on cuts of further `coded` pictures out of the autoencoder."""
+    torch.manual_seed(SEED)
+    torch.set_flush_denormal(True)
+    rng = np.random.default_rng(SEED)
+    plain, labels = examples(rng, pictures)
+    large, large_labels = examples(rng, coded, CODED_SIZE)
+    cuts = _pixels(np.concatenate([_softened(rng, plain), _halved(autoencoder()(large))]))
+    targets = torch.from_numpy(np.concatenate([labels, large_labels]))
+    model = Classifier().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
+    batch, steps = 64, epochs * (len(cuts) // 64)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
+    for epoch in range(epochs):
+        order = torch.randperm(len(cuts))
+        for chosen in order[: len(cuts) // batch * batch].view(-1, batch):
+            with torch.autocast("cpu", torch.bfloat16):
+                scores = model(_jittered(cuts[chosen]).contiguous(memory_format=torch.channels_last)).float()
+            loss = functional.cross_entropy(scores, targets[chosen], label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        print(f"epoch {epoch + 1}/{epochs}  loss {loss.item():.3f}", flush=True)
+    return model.eval()
+
+
+def report(model: Classifier, pictures: int = 600) -> str:
+    """Accuracy on cuts of held-out scenes, as composed and as the autoencoder gives them back."""
+    large, labels = examples(np.random.default_rng(HELD_OUT_SEED), pictures, CODED_SIZE)
+    lines = []
+    for kind, cuts in (("composed", large), ("out of the autoencoder", autoencoder()(large))):
+        right = np.array(name(_halved(cuts), model)) == np.array(classes())[labels]
+        worst = min((right[labels == number].mean(), word) for number, word in enumerate(classes()))
+        lines.append(f"{kind}: {right.mean():.1%} of {len(right)} cuts, worst {worst[1]} {worst[0]:.1%}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", action="store_true", help="train from scratch instead of loading the weights")
+    if parser.parse_args().train:
+        start = time.monotonic()
+        trained = train()
+        weights = {key: value for key, value in trained.state_dict().items() if value.is_floating_point()}
+        save_file({key: value.half().contiguous() for key, value in weights.items()}, WEIGHTS)
+        print(f"trained in {(time.monotonic() - start) / 60:.1f} min")
+    load.cache_clear()
+    print(report(load()))
+
+
+if __name__ == "__main__":
+    main()
