@@ -61,6 +61,7 @@ class MiniScene(io.ComfyNode):
                     default=1,
                     min=0,
                     max=0xFFFFFFFF,
+                    control_after_generate=True,
                     tooltip="Place, size and turn of the object. Another seed gives another picture.",
                 ),
             ],

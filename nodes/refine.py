@@ -98,6 +98,7 @@ class RefineInstantMask(io.ComfyNode):
             display_name="Refine Instant Mask",
             category=CATEGORY,
             description="Makes the mask again from recorded attention, with other settings and without sampling.",
+            is_output_node=True,
             inputs=[
                 Attention.Input("attention", tooltip="From Masked Sampler or Capture Attention."),
                 io.Int.Input(
