@@ -46,5 +46,5 @@ def sampling_inputs(denoise: float, denoise_tooltip: str) -> list[Any]:
             default="normal",
             tooltip="How the noise is taken away over the steps, as in KSampler.",
         ),
-        io.Float.Input("denoise", default=denoise, min=0.0, max=1.0, step=0.01, tooltip=denoise_tooltip),
+        io.Float.Input("denoise", default=denoise, min=0.01, max=1.0, step=0.01, tooltip=denoise_tooltip),
     ]

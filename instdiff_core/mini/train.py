@@ -275,7 +275,7 @@ def train_unet(work: Path, steps: int, device: torch.device) -> None:
 
 
 def write_unet(model: Any) -> None:
-    """U-Net, scheduler and text model, as `instdiff_core.mini.load` reads them."""
+    """U-Net, scheduler and text model, as `pipeline.load_mini` and the node Load Mini Model read them."""
     unet, words = model["unet"], model["words"]
     copy.deepcopy(unet).half().save_pretrained(FOLDER / "unet")
     DDIMScheduler(**SCHEDULER).save_pretrained(FOLDER / "scheduler")
@@ -295,13 +295,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["autoencoder", "unet"])
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and encoded pictures")
-    parser.add_argument("--steps", type=int, help="default: 1000 for the autoencoder, 3400 for the U-Net")
+    parser.add_argument("--steps", type=int, help="default: 900 for the autoencoder, 3400 for the U-Net")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     torch.set_flush_denormal(True)  # the gradients of the first steps are tiny, and denormals slow a CPU down tenfold
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.stage == "autoencoder":
-        train_autoencoder(arguments.work, arguments.steps or 1000, where)
+        train_autoencoder(arguments.work, arguments.steps or 900, where)
     else:
         train_unet(arguments.work, arguments.steps or 3400, where)

@@ -1,0 +1,189 @@
+"""A host in this process, with the pack loaded as the host loads it, and the embedded model."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACK = "custom_nodes/odd name_x_1"
+"""The host names a pack's module after its folder, which may be no Python name at all."""
+
+WIDGETS: dict[str, Any] = {
+    "seed": 3, "steps": 4, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.6,
+}  # fmt: skip
+
+
+class Host:
+    """The host's nodes and ours, by id, and the parts of the embedded model."""
+
+    def __init__(self, pack: ModuleType) -> None:
+        self.pack = pack
+        self.nodes = sys.modules["nodes"]
+        self.hooks = sys.modules[f"{PACK}.nodes.host"]
+        extension = asyncio.run(pack.comfy_entrypoint())
+        self.classes = {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
+        self.model, self.clip, self.vae = self.run("InstDiffLoadMiniModel")
+
+    def run(self, node_id: str, **inputs: Any) -> Any:
+        """What our node gives back; widgets that are not named have their defaults. One output comes bare."""
+        node = self.classes[node_id]
+        defaults = {
+            each.id: each.default for each in node.define_schema().inputs if getattr(each, "default", None) is not None
+        }
+        result = node.execute(**defaults | inputs).result
+        return result[0] if len(result) == 1 else result
+
+    def prompt(self, text: str) -> Any:
+        return self.run("InstDiffEncodeEditPrompt", clip=self.clip, text=text)
+
+    def other_prompt(self, text: str = "") -> Any:
+        """The host's own CLIPTextEncode: no words in it."""
+        return self.nodes.CLIPTextEncode().encode(self.clip, text)[0]
+
+    def sampling(self, latent: Tensor, **changes: Any) -> dict[str, Any]:
+        """The inputs that KSampler, Capture Attention and Masked Sampler share."""
+        inputs = {"model": self.model, "positive": self.prompt("a frog"), "negative": self.other_prompt()}
+        return inputs | {"latent_image": {"samples": latent}} | WIDGETS | changes
+
+    def k_sampler(self, latent: Tensor, **changes: Any) -> Tensor:
+        return self.nodes.KSampler().sample(**self.sampling(latent, **changes))[0]["samples"]
+
+    def capture(self, latent: Tensor, **changes: Any) -> tuple[Tensor, Any]:
+        """Capture Attention: samples and attention."""
+        samples, attention = self.run("InstDiffCaptureAttention", **self.sampling(latent, **changes))
+        return samples["samples"], attention
+
+    def edit(self, latent: Tensor, **changes: Any) -> tuple[Tensor, Tensor, Any]:
+        """Masked Sampler: samples, mask and attention."""
+        samples, mask, attention = self.run("InstDiffMaskedSampler", **self.sampling(latent, **changes))
+        return samples["samples"], mask, attention
+
+    def settings(self, **changes: Any) -> Any:
+        return self.run("InstDiffMaskSettings", **changes)
+
+
+@pytest.fixture(scope="session")
+def host(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    sys.path.insert(0, str(host_path))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    import folder_paths
+    import nodes
+
+    assert Path(nodes.__file__).parent == host_path
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
+    place = {"submodule_search_locations": [str(ROOT)]}
+    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", **place)
+    assert spec is not None
+    assert spec.loader is not None
+    pack = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = pack
+    spec.loader.exec_module(pack)
+    with torch.inference_mode():
+        return Host(pack)
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_executes() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def latent() -> Tensor:
+    """A latent of one picture, 128 pixels square."""
+    return random_latent(1, 16, 16)
+
+
+@pytest.fixture
+def make_latent() -> Any:
+    return random_latent
+
+
+def random_latent(batch: int, height: int, width: int, channels: int = 4) -> Tensor:
+    return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(height * width)) * 4
+
+
+@pytest.fixture
+def make_picture() -> Any:
+    """``make_picture(batch, height, width, channels=3)``: pictures as the host has them, in 0..1."""
+    return lambda batch, height, width, channels=3: torch.rand(
+        batch, height, width, channels, generator=torch.Generator().manual_seed(height * width)
+    )
+
+
+@pytest.fixture(scope="session")
+def inpainting_model(host: Host) -> Any:
+    """A small inpainting model with random weights, on the host's own classes."""
+    import comfy.latent_formats
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    class SmallInpainting(comfy.supported_models.SD15):
+        unet_config: dict[str, Any] = {}
+        unet_extra_config = {"num_heads": 2, "num_head_channels": -1}
+
+    config = SmallInpainting(
+        {
+            "image_size": 32,
+            "in_channels": 9,
+            "out_channels": 4,
+            "model_channels": 32,
+            "channel_mult": [1, 1, 1],
+            "num_res_blocks": [1, 1, 1],
+            "transformer_depth": [0, 0, 1],
+            "transformer_depth_output": [0, 0, 0, 0, 1, 1],
+            "transformer_depth_middle": 1,
+            "context_dim": 192,
+            "use_spatial_transformer": True,
+            "use_linear_in_transformer": False,
+            "adm_in_channels": None,
+            "use_temporal_attention": False,
+            "legacy": False,
+        }
+    )
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({})
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.diffusion_model.parameters():
+        parameter.data.normal_(0, 0.05, generator=generator)
+    return _patcher(model)
+
+
+@pytest.fixture(scope="session")
+def transformer_model(host: Host) -> Any:
+    """A small Flux: a model without U-Net."""
+    import comfy.ldm.flux.model
+    import comfy.supported_models
+
+    config = {
+        "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 8,
+        "hidden_size": 32, "mlp_ratio": 1.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
+        "axes_dim": [4, 6, 6], "theta": 100, "patch_size": 2, "qkv_bias": True, "guidance_embed": True,
+    }  # fmt: skip
+    if "txt_ids_dims" in {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)}:
+        config["txt_ids_dims"] = []
+    flux = comfy.supported_models.Flux(config)
+    flux.set_inference_dtype(torch.float32, None)
+    return _patcher(flux.get_model({}))
+
+
+def _patcher(model: Any) -> Any:
+    import comfy.model_management
+    import comfy.model_patcher
+
+    cpu = comfy.model_management.get_torch_device()
+    assert cpu.type == "cpu"
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)

@@ -1,0 +1,113 @@
+"""Inpaint Finish: paints the grown mask, and nothing else."""
+
+import pytest
+import torch
+from torch.nn.functional import max_pool2d
+
+GROW = 8
+
+
+def spot(batch, height, width):
+    mask = torch.zeros(batch, height, width)
+    mask[:, height // 4 : height // 2, width // 3 : width // 2] = 1
+    return mask
+
+
+def grown(mask):
+    return max_pool2d(mask, 2 * GROW + 1, 1, GROW) > 0
+
+
+@pytest.fixture
+def finish(host):
+    """``finish(image, mask, **changes)``: the finished picture."""
+
+    def run(image, mask, **changes):
+        inputs = host.sampling(None) | {"vae": host.vae, "image": image, "mask": mask, "grow": GROW} | changes
+        del inputs["latent_image"]
+        return host.run("InstDiffInpaintFinish", **inputs)
+
+    return run
+
+
+def check(image, mask, result):
+    """Bit for bit outside the grown mask; painted in the middle of the mask."""
+    area = grown(mask)
+    assert result.shape == image.shape
+    assert torch.equal(result[~area], image[~area])
+    colours = result[..., :3] != image[..., :3]
+    assert colours[mask > 0].float().mean() > 0.9
+
+
+@pytest.mark.parametrize("size", [(96, 64), (70, 93), (128, 72)])
+@pytest.mark.parametrize("feather", [0, 8])
+def test_outside_the_grown_mask_the_picture_is_the_input_bit_for_bit(finish, make_picture, size, feather):
+    image, mask = make_picture(1, *size), spot(1, *size)
+    check(image, mask, finish(image, mask, feather=feather))
+
+
+def test_a_batch_is_finished_picture_by_picture(finish, make_picture):
+    image, mask = make_picture(2, 64, 96), spot(2, 64, 96)
+    mask[1] = mask[1].flip(-1)
+    check(image, mask, finish(image, mask))
+
+
+def test_an_alpha_channel_is_kept(finish, make_picture):
+    image, mask = make_picture(1, 64, 64, 4), spot(1, 64, 64)
+    result = finish(image, mask)
+    check(image, mask, result)
+    assert torch.equal(result[..., 3], image[..., 3])
+
+
+def test_an_empty_mask_returns_the_input(finish, make_picture):
+    image = make_picture(1, 70, 93)
+    assert torch.equal(finish(image, torch.zeros(1, 70, 93)), image)
+
+
+def test_a_mask_of_another_size_is_brought_to_the_pictures(finish, make_picture):
+    image, mask = make_picture(1, 96, 128), torch.zeros(1, 48, 64)
+    mask[:, 12:24, 20:32] = 1
+    check(image, mask.repeat_interleave(2, 1).repeat_interleave(2, 2), finish(image, mask))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (70, 93)])
+def test_it_starts_from_the_edit_when_given_one(host, finish, make_picture, size):
+    image, mask = make_picture(1, *size), spot(1, *size)
+    edit = {"samples": host.vae.encode(image) * 0.5}
+    result = finish(image, mask, samples=edit)
+    check(image, mask, result)
+    assert not torch.equal(result, finish(image, mask))
+
+
+def test_an_inpainting_model_gets_the_mask_and_the_picture_without_the_masked_area(
+    host, finish, make_picture, inpainting_model
+):
+    seen = []
+
+    def look(apply, inputs):
+        seen.append(inputs["c"]["c_concat"])
+        return apply(inputs["input"], inputs["timestep"], **inputs["c"])
+
+    model = inpainting_model.clone()
+    model.set_model_unet_function_wrapper(look)
+    image, mask = make_picture(1, 64, 96), spot(1, 64, 96)
+    result = finish(image, mask, model=model)
+    check(image, mask, result)
+    area = grown(mask)
+    inside = max_pool2d(area.float(), 8) > 0
+    assert seen
+    assert seen[0].shape[1:] == (5, 8, 12)
+    assert torch.equal(seen[0][0, 0] > 0, inside[0])
+    other = image.clone()
+    other[mask > 0] = 1 - other[mask > 0]
+    seen.clear()
+    finish(other, mask, model=model)
+    first = seen[0].clone()
+    seen.clear()
+    finish(image, mask, model=model)
+    assert torch.equal(first, seen[0]), "the masked area itself must not show"
+
+
+def test_a_model_that_passed_through_is_as_it_was(host, finish, latent, make_picture):
+    before = host.k_sampler(latent)
+    finish(make_picture(1, 64, 64), spot(1, 64, 64))
+    assert torch.equal(host.k_sampler(latent), before)

@@ -1,0 +1,105 @@
+"""What our samplers have in common with KSampler: everything, but for the mask."""
+
+import pytest
+import torch
+
+SAMPLERS = ["euler", "dpmpp_2m", "heun", "euler_ancestral", "ddim"]
+
+
+@pytest.fixture(params=SAMPLERS)
+def sampler(request):
+    return {"sampler_name": request.param}
+
+
+def test_a_mask_of_all_ones_is_k_sampler_bit_for_bit(host, latent, sampler):
+    samples, mask, _ = host.edit(latent, mask=torch.ones(1, 128, 128), **sampler)
+    assert torch.equal(samples, host.k_sampler(latent, **sampler))
+    assert mask.min() == 1
+
+
+def test_an_instant_mask_of_all_ones_is_k_sampler_bit_for_bit(host, latent, sampler):
+    samples, mask, _ = host.edit(latent, settings=host.settings(threshold=0.0), **sampler)
+    assert torch.equal(samples, host.k_sampler(latent, **sampler))
+    assert mask.min() == 1
+
+
+def test_a_mask_of_all_zeros_is_the_source_bit_for_bit(host, latent, sampler):
+    samples, mask, _ = host.edit(latent, mask=torch.zeros(1, 128, 128), **sampler)
+    assert torch.equal(samples, latent)
+    assert not mask.any()
+
+
+def test_capture_attention_is_k_sampler_bit_for_bit(host, latent, sampler):
+    samples, attention = host.capture(latent, **sampler)
+    assert torch.equal(samples, host.k_sampler(latent, **sampler))
+    assert attention.words.texts == ("a", "frog")
+
+
+@pytest.mark.parametrize("changes", [{"cfg": 1.0}, {"denoise": 1.0}, {"scheduler": "karras"}])
+def test_other_widgets_keep_capture_attention_equal_to_k_sampler(host, latent, changes):
+    assert torch.equal(host.capture(latent, **changes)[0], host.k_sampler(latent, **changes))
+
+
+def test_an_edit_keeps_the_source_outside_its_mask_and_changes_it_inside(host, latent):
+    given = torch.zeros(1, 128, 128)
+    given[:, 32:96, 40:80] = 1
+    samples, mask, _ = host.edit(latent, mask=given)
+    assert torch.equal(mask, given)
+    inside = given[:, None, ::8, ::8].bool().expand_as(latent)
+    assert torch.equal(samples[~inside], latent[~inside])
+    assert (samples[inside] != latent[inside]).all()
+
+
+def test_the_same_seed_gives_the_same_edit_and_another_seed_another(host, latent):
+    first = host.edit(latent)[0]
+    assert torch.equal(first, host.edit(latent)[0])
+    assert not torch.equal(first, host.edit(latent, seed=4)[0])
+
+
+def test_the_input_latent_and_model_stay_as_they_were(host, latent, snapshot):
+    before, options, source = host.k_sampler(latent), snapshot(host.model), latent.clone()
+    host.edit(latent)
+    host.capture(latent)
+    assert snapshot(host.model) == options
+    assert torch.equal(latent, source)
+    assert torch.equal(host.k_sampler(latent), before)
+
+
+def test_retuning_with_the_settings_of_the_edit_gives_its_mask_again(host, latent):
+    settings = host.settings(threshold=0.35)
+    _, mask, attention = host.edit(latent, settings=settings)
+    again, soft, report = host.run("InstDiffRefineMask", attention=attention, settings=settings)
+    assert torch.equal(again, mask)
+    assert torch.equal(again, (soft >= 0.35).float())
+    assert "frog" in report
+
+
+def test_a_higher_threshold_gives_a_smaller_mask_without_sampling(host, latent):
+    attention = host.capture(latent)[1]
+    masks = [
+        host.run("InstDiffRefineMask", attention=attention, settings=host.settings(threshold=value))[0]
+        for value in (0.1, 0.5, 0.9)
+    ]
+    areas = [mask.mean() for mask in masks]
+    assert areas[0] > areas[1] > areas[2] > 0
+
+
+def test_the_named_words_make_the_mask(host, latent):
+    attention = host.capture(latent, positive=host.prompt("a frog on the grass"))[1]
+    for word in ("frog", "grass"):
+        report = host.run("InstDiffRefineMask", attention=attention, settings=host.settings(words=word))[2]
+        assert f"index word '{word}'" in report
+
+
+@pytest.fixture
+def snapshot():
+    """A model's options and patches, all containers copied and all functions by identity."""
+
+    def copied(value):
+        if isinstance(value, dict):
+            return {key: copied(entry) for key, entry in value.items()}
+        return [copied(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+    return lambda model: copied(
+        [model.model_options, model.patches, model.object_patches, model.wrappers, model.callbacks, model.attachments]
+    )
