@@ -17,6 +17,7 @@ import comfy.utils
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 from comfy.patcher_extension import WrappersMP
+from comfy.samplers import KSampler
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -26,6 +27,9 @@ from ..instdiff_core.attention import AttentionRecord, Recorder, word_maps
 from ..instdiff_core.blend import keep_original
 from ..instdiff_core.refine import MaskSettings, WordRoles, refine, target_numbers
 from ..instdiff_core.tokens import PromptWords, prompt_words
+
+SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
+"""The names that KSampler offers, with those that other packs have added."""
 
 WORDS = "instdiff_words"
 """The key of a prompt's words in the options of a conditioning."""
@@ -45,7 +49,6 @@ class InstantMaskRun:
     the place of the instant mask. After the run `record` holds what the attention said.
     """
 
-    record: AttentionRecord
     _guider: Any
     _clean: Tensor
     _noise: Tensor
@@ -54,12 +57,20 @@ class InstantMaskRun:
         self.words = words
         self.settings = settings
         self.given = mask
+        self._record: AttentionRecord | None = None
         self._recorder = Recorder()
         self._mask: Tensor | None = None
         self._roles: WordRoles | None = None
         self._matrices: dict[int, Tensor] = {}
         self._positive: int | None = None
         self._awaiting_call = False
+
+    @property
+    def record(self) -> AttentionRecord:
+        """What the attention said. Raises ``ValueError`` when nothing was sampled."""
+        if self._record is None:
+            raise ValueError("nothing was sampled: set denoise above 0")
+        return self._record
 
     def outer_sample(self, executor: Any, noise: Tensor, latent: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """OUTER_SAMPLE: install the hooks into this run's options, sample, keep the original."""
@@ -79,7 +90,7 @@ class InstantMaskRun:
             self._mask = self.given.to(guider.model_patcher.load_device)
         samples = executor(noise, latent, *args, **kwargs)
         scale = getattr(guider.model_patcher.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-        self.record = self._recorder.freeze(self.words, (latent.shape[-2], latent.shape[-1]), scale)
+        self._record = self._recorder.freeze(self.words, (latent.shape[-2], latent.shape[-1]), scale)
         if self._mask is None:
             return samples
         return keep_original(self._mask.to(samples.device), samples, latent.to(samples))
@@ -275,12 +286,13 @@ def inpaint_latent(
 ) -> tuple[Conditioning, Conditioning, Latent]:  # fmt: skip
     """What a sampler needs to paint `area` ``[B, H, W]``: conditionings and a latent with its noise mask.
 
-    The picture is padded to whole latent pixels; `decode` takes the padding off again. An
-    inpainting model gets the host's InpaintModelConditioning. `samples` is the edit to start
-    from, else the picture is. Raises ``ValueError`` when `samples` is of another size.
+    The picture is padded to whole latent pixels, around those that VAE Encode keeps of it; `decode`
+    takes the padding off again. An inpainting model gets the host's InpaintModelConditioning.
+    `samples` is the edit to start from, else the picture is. Raises ``ValueError`` when `samples`
+    is of another size.
     """
-    unit = max(8, vae.spacial_compression_encode())
-    padding = (0, -image.shape[2] % unit, 0, -image.shape[1] % unit)
+    (top, bottom), (left, right) = (_margins(vae, length) for length in image.shape[1:3])
+    padding = (left, right, top, bottom)
     pixels = pad(image[..., :3].movedim(-1, 1), padding, mode="replicate").movedim(1, -1)
     area = pad(area.float(), padding)
     if is_inpainting_model(model):
@@ -289,16 +301,28 @@ def inpaint_latent(
         latent = {"samples": vae.encode(pixels), "noise_mask": area.unsqueeze(1)}
     if samples is not None:
         start = picture_latent(samples)
-        short = [have - want for have, want in zip(latent["samples"].shape[-2:], start.shape[-2:], strict=True)]
-        if not all(0 <= missing * vae.spacial_compression_encode() < unit for missing in short):
+        ratio = vae.spacial_compression_encode()
+        height, width = (length // ratio for length in image.shape[1:3])
+        if tuple(start.shape[-2:]) != (height, width):
             raise ValueError(
                 "samples and image are of different size: give Inpaint Finish the picture that Masked Sampler edited"
             )
-        start = pad(start, (0, short[1], 0, short[0]), mode="replicate")
-        latent["samples"] = repeat_to_batch(start, len(image)).to(latent["samples"])
+        row, column = -(-top // ratio), -(-left // ratio)
+        whole = latent["samples"].clone()
+        whole[..., row : row + height, column : column + width] = repeat_to_batch(start, len(image)).to(whole)
+        latent["samples"] = whole
     return positive, negative, latent
 
 
 def decode(vae: Any, latent: Latent, image: Tensor) -> Tensor:
     """The decoded latent without the padding, at the size, device and type of `image`, RGB."""
-    return vae.decode(latent["samples"])[:, : image.shape[1], : image.shape[2], :3].to(image)
+    (top, _), (left, _) = (_margins(vae, length) for length in image.shape[1:3])
+    return vae.decode(latent["samples"])[:, top : top + image.shape[1], left : left + image.shape[2], :3].to(image)
+
+
+def _margins(vae: Any, length: int) -> tuple[int, int]:
+    """What to pad before and after `length` pixels: VAE Encode cuts to whole latent pixels from the middle."""
+    ratio = vae.spacial_compression_encode()
+    unit = max(8, ratio)
+    before = -(length % ratio // 2) % unit
+    return before, -(length + before) % unit

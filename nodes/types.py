@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 from comfy_api.latest import io
+
+from .host import SAMPLERS, SCHEDULERS
 
 CATEGORY = "InstDiffEdit"
 
@@ -36,13 +37,13 @@ def sampling_inputs(denoise: float, denoise_tooltip: str) -> list[Any]:
         ),
         io.Combo.Input(
             "sampler_name",
-            options=comfy.samplers.KSampler.SAMPLERS,
+            options=SAMPLERS,
             default="euler",
             tooltip="The sampling algorithm, as in KSampler.",
         ),
         io.Combo.Input(
             "scheduler",
-            options=comfy.samplers.KSampler.SCHEDULERS,
+            options=SCHEDULERS,
             default="normal",
             tooltip="How the noise is taken away over the steps, as in KSampler.",
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +90,14 @@ def outlined(image: Image.Image, mask: Mask) -> Image.Image:
 
 
 def save_sheet(
-    path: Path, columns: Sequence[str], rows: Iterable[tuple[str, Sequence[Image.Image]]], blocks: int = 2, tile: int = 160
+    path: Path,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    blocks: int = 2,
+    tile: int = 160,
 ) -> None:
-    """Write rows of pictures, each under its caption, `blocks` of rows side by side under the names of the columns."""
-    rows, title, gap = list(rows), 16, 4
+    """Write rows of pictures, each under its caption, in `blocks` side by side under the names of the columns."""
+    title, gap = 16, 4
     lines = -(-len(rows) // blocks)
     width, height = len(columns) * (tile + gap) + 2 * gap, title + tile + gap
     sheet = Image.new("RGB", (blocks * width, title + lines * height), "white")

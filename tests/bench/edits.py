@@ -29,7 +29,17 @@ from instdiff_core.pipeline import Edit, EditModel, edit, finish, load_mini
 from instdiff_core.refine import PRESETS, MaskSettings
 
 from . import classifier
-from .common import Scene, add_scene_options, device, fresh_scenes, grey, interval, outlined, precision_recall, save_sheet
+from .common import (
+    Scene,
+    add_scene_options,
+    device,
+    fresh_scenes,
+    grey,
+    interval,
+    outlined,
+    precision_recall,
+    save_sheet,
+)
 
 SHOWN = 24
 COLUMNS = ("before", "soft mask", "mask and truth", "after")
@@ -97,12 +107,11 @@ def edited(model: EditModel, scene: Scene, settings: MaskSettings, seed: int) ->
     )  # fmt: skip
 
 
-def row(scene: Scene, result: Edit, outcome: Outcome) -> tuple[str, list[Image.Image]]:
+def images(scene: Scene, result: Edit) -> list[Image.Image]:
     """A line of the contact sheet."""
-    caption = f"{scene.source} -> {scene.prompt}: IoU {outcome.iou:.2f}, {outcome.seen} seen"
     binary = outlined(grey(result.mask.binary[0].numpy()), scene.mask)
     soft = grey(result.mask.soft[0].numpy())
-    return caption, [Image.fromarray(scene.picture), soft, binary, Image.fromarray(result.picture)]
+    return [Image.fromarray(scene.picture), soft, binary, Image.fromarray(result.picture)]
 
 
 def summary(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
@@ -130,7 +139,8 @@ def show(results: dict[str, Any]) -> None:
         values = results["figures"][name]
         low, high = values["interval"]
         print(f"{title:40}{values['mean']:8.3f}{f'{low:.3f} to {high:.3f}':>18}{values['median']:9.3f}")
-    for title, table in (("IoU by the object there was", "iou_by_source"), ("found by the object asked for", "found_by_target")):
+    tables = {"iou_by_source": "IoU by the object there was", "found_by_target": "found by the object asked for"}
+    for table, title in tables.items():
         print(f"\n{title}: " + ", ".join(f"{word} {value:.2f}" for word, value in results[table].items()))
 
 
@@ -148,9 +158,10 @@ def main() -> None:
     for number, scene in enumerate(fresh_scenes(options.scenes, options.seed_offset), options.seed_offset):
         result, outcome = edited(model, scene, PRESETS[options.preset], number)
         outcomes.append(outcome)
+        caption = f"{number}: {scene.source} -> {scene.target}, IoU {outcome.iou:.2f}, {outcome.seen} seen"
+        print(caption, flush=True)
         if len(rows) < SHOWN:
-            rows.append(row(scene, result, outcome))
-        print(f"{len(outcomes)}/{options.scenes}  {rows[-1][0] if len(rows) == len(outcomes) else outcome.iou}", flush=True)
+            rows.append((caption, images(scene, result)))
     results = {
         "model": "mini",
         "preset": options.preset,

@@ -43,6 +43,11 @@ def test_a_video_latent_is_refused(node):
         node(torch.zeros(1, 4, 3, 16, 16))
 
 
+def test_sampling_without_noise_says_to_raise_denoise(node, latent):
+    with pytest.raises(ValueError, match="nothing was sampled: set denoise above 0"):
+        node(latent, denoise=0.0)
+
+
 def test_a_settings_word_that_is_not_in_the_prompt_lists_the_words_that_are(host, latent):
     with pytest.raises(ValueError, match="'cat' is not in the edit prompt: its words are a, frog"):
         host.edit(latent, settings=host.settings(words="cat"))

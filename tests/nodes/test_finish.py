@@ -78,6 +78,17 @@ def test_it_starts_from_the_edit_when_given_one(host, finish, make_picture, size
     assert not torch.equal(result, finish(image, mask))
 
 
+def test_the_edit_of_a_picture_that_the_vae_cut_goes_where_it_was_cut_from(host, finish, make_picture):
+    """VAE Encode keeps the middle of a picture of 198 x 205 pixels: from row 3 and column 2 on."""
+    image, mask = make_picture(1, 198, 205), torch.zeros(1, 198, 205)
+    mask[:, 70:130, 70:130] = 1
+    edit = {"samples": host.vae.encode(make_picture(1, 192, 200))}
+    inside = finish(image, mask, samples=edit, denoise=0.0, feather=0)[0, 70:130, 70:130]
+    decoded = host.vae.decode(edit["samples"])[0]
+    at_its_place, shifted = decoded[67:127, 68:128], decoded[70:130, 70:130]
+    assert (inside - at_its_place).abs().mean() < 0.3 * (inside - shifted).abs().mean()
+
+
 def test_an_inpainting_model_gets_the_mask_and_the_picture_without_the_masked_area(
     host, finish, make_picture, inpainting_model
 ):

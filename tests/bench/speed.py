@@ -1,0 +1,144 @@
+"""Masked Sampler's time against KSampler's: same model, same steps, one process, alternating pairs.
+
+    python -m tests.bench.speed [--size mini|sd15] [--rounds N] [--steps N]
+
+`sd15` is a U-Net in Stable Diffusion 1.5's layout with random weights, built of the host's own
+classes, at 512 x 512. Prints the ratio of the medians with its bootstrap interval over the pairs.
+Needs ComfyUI; runs on the GPU where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .common import interval
+from .host import load_pack
+
+SD15_LAYOUT: dict[str, Any] = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "channel_mult": [1, 2, 4, 4],
+    "num_res_blocks": [2, 2, 2, 2],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+    "context_dim": 768,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+    "legacy": False,
+}
+DEFAULTS = {"mini": {"rounds": 20, "steps": 20}, "sd15": {"rounds": 5, "steps": 2}}
+
+Inputs = dict[str, Any]
+"""Model, conditionings and latent, under KSampler's names."""
+
+
+def mini() -> Inputs:
+    """The embedded model at 256 x 256."""
+    loaders, host = _pack("nodes.mini"), _pack("nodes.host")
+    clip = loaders.load_clip()
+    return {
+        "model": loaders.load_unet(),
+        "positive": host.encode_prompt(clip, "a dog on the grass"),
+        "negative": host.encode_prompt(clip, ""),
+        "latent": {"samples": torch.randn(1, 4, 32, 32)},
+    }
+
+
+def sd15() -> Inputs:
+    """Stable Diffusion 1.5's U-Net with random weights, at 512 x 512."""
+    tokens, host = _pack("instdiff_core.tokens"), _pack("nodes.host")
+    names = ("a", "dog", "on", "the", "grass")
+    words = tuple(tokens.Word(text, (column,)) for column, text in enumerate(names, 1))
+    prompt = tokens.PromptWords(words, (0,), (len(names) + 1,), 77)
+    return {
+        "model": random_sd15(),
+        "positive": [[torch.randn(1, 77, 768), {"pooled_output": None, host.WORDS: prompt}]],
+        "negative": [[torch.randn(1, 77, 768), {"pooled_output": None}]],
+        "latent": {"samples": torch.randn(1, 4, 64, 64)},
+    }
+
+
+def random_sd15() -> Any:
+    """The model as the host wraps it, in the type that the host picks on this device."""
+    import comfy.model_management as management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = comfy.supported_models.SD15(SD15_LAYOUT)
+    device = management.get_torch_device()
+    dtype = management.unet_dtype(model_params=860_000_000, supported_dtypes=config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device))
+    model = config.get_model({})
+    for weight in model.diffusion_model.parameters():  # the host leaves them as the memory was
+        torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1)
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(model, load_device=device, offload_device=management.unet_offload_device())
+
+
+def samplers(inputs: Inputs, steps: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Masked Sampler and KSampler, with the same inputs and widgets."""
+    host, node = _pack("nodes.host"), _pack("nodes.sampler").MaskedSampler
+    widgets = {"seed": 0, "steps": steps, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.5}
+    node_inputs = {"latent_image" if name == "latent" else name: value for name, value in inputs.items()}
+    return lambda: node.execute(**node_inputs, **widgets), lambda: host.sample(**inputs, **widgets)
+
+
+def seconds_of_pairs(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> NDArray[np.float64]:
+    """``[rounds, 2]``: both timed in every round, in turns the one or the other before; one round more warms up."""
+    seconds = np.zeros((rounds + 1, 2))
+    for number in range(rounds + 1):
+        for which in (0, 1) if number % 2 else (1, 0):
+            start = time.perf_counter()
+            (first, second)[which]()
+            seconds[number, which] = time.perf_counter() - start
+    return seconds[1:]
+
+
+def ratio(seconds: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
+    """Median of the first column over the median of the second."""
+    return np.median(seconds[..., 0], axis) / np.median(seconds[..., 1], axis)
+
+
+def _pack(module: str) -> Any:
+    return importlib.import_module(f"{load_pack().__name__}.{module}")
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=sorted(DEFAULTS), default="mini", help="of the model; default: mini")
+    parser.add_argument("--rounds", type=int, help="pairs of runs; default: 20, or 5 for sd15")
+    parser.add_argument("--steps", type=int, help="that a run takes; default: 20, or 2 for sd15")
+    options = parser.parse_args()
+    rounds, steps = (getattr(options, name) or value for name, value in DEFAULTS[options.size].items())
+    torch.manual_seed(0)
+    masked, plain = samplers({"mini": mini, "sd15": sd15}[options.size](), steps)
+    seconds = seconds_of_pairs(masked, plain, rounds)
+    low, high = interval(seconds, ratio)
+    medians = np.median(seconds, 0)
+    print(f"{options.size}, {steps} steps, {rounds} pairs on {_device()}")
+    print(f"Masked Sampler {medians[0]:.3f} s, KSampler {medians[1]:.3f} s")
+    print(f"ratio of the medians {ratio(seconds):.3f}, 95 % interval {low:.3f} to {high:.3f}")
+
+
+def _device() -> str:
+    import comfy.model_management
+
+    return str(comfy.model_management.get_torch_device())
+
+
+if __name__ == "__main__":
+    main()

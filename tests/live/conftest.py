@@ -1,0 +1,226 @@
+"""Real server processes with the pack in a fresh base folder, and what the tests ask of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FOLDER_NAME = "inst diff-edit.v1"
+START_SECONDS = 180
+RUN_SECONDS = 240
+
+Graph = dict[str, dict[str, Any]]
+"""A workflow as /prompt takes it."""
+
+Pixels = NDArray[np.uint8]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test here runs with the host of tests/conftest.py, and with each ComfyUI-* in ~/comfy."""
+    if "host_folder" in metafunc.fixturenames:
+        main = metafunc.config.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+        first = main._host_place()
+        others = sorted((Path.home() / "comfy").glob("ComfyUI-*/main.py"))
+        folders = [first, *(place.parent for place in others if place.parent.resolve() != first)]
+        metafunc.parametrize(
+            "host_folder", folders, indirect=True, scope="session", ids=[folder.name for folder in folders]
+        )
+
+
+@pytest.fixture(scope="session")
+def host_folder(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+class Failed(Exception):
+    """What the user is told when a workflow does not run."""
+
+
+class Run:
+    """A workflow that ran: what it made, and what the host did for it."""
+
+    def __init__(self, server: Server, history: dict[str, Any]) -> None:
+        self.server = server
+        self.outputs: dict[str, Any] = history["outputs"]
+        self.messages: dict[str, Any] = dict(history["status"]["messages"])
+
+    def picture(self, node: str) -> Pixels:
+        """The first picture of an output node, fetched over /view, ``[H, W, 3]``."""
+        query = urllib.parse.urlencode(self.outputs[node]["images"][0])
+        with Image.open(BytesIO(self.server.get(f"/view?{query}"))) as image:
+            return np.asarray(image.convert("RGB"))
+
+    @property
+    def cached(self) -> set[str]:
+        """The nodes that did not run again."""
+        return set(self.messages["execution_cached"]["nodes"])
+
+
+class Server:
+    """A ComfyUI process on the CPU."""
+
+    def __init__(self, comfy: Path, base: Path) -> None:
+        (base / "custom_nodes").mkdir()
+        (base / "custom_nodes" / FOLDER_NAME).symlink_to(ROOT, target_is_directory=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log_file = base / "server.log"
+        self._number = itertools.count(1)
+        arguments = [
+            "--cpu", "--port", str(port), "--base-directory", str(base), "--database-url", "sqlite:///:memory:",
+            "--disable-all-custom-nodes", "--whitelist-custom-nodes", FOLDER_NAME, "--disable-api-nodes",
+        ]  # fmt: skip
+        with self.log_file.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(comfy / "main.py"), *arguments],
+                stdout=log, stderr=subprocess.STDOUT, cwd=base, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+
+    def wait_until_up(self) -> None:
+        def up() -> bool:
+            assert self.process.poll() is None, f"the server ended:\n{self.log}"
+            try:
+                return bool(self.get("/system_stats"))
+            except OSError:
+                return False
+
+        self._wait(up, START_SECONDS, "it was not up")
+        self.nodes: dict[str, Any] = json.loads(self.get("/object_info"))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return answer.read()
+
+    def post(self, path: str, data: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def queue(self, graph: Graph) -> str:
+        """Post a workflow; its id. Raises `Failed` with the host's answer when it does not accept all of it."""
+        try:
+            answer = self.post("/prompt", {"prompt": graph})
+        except urllib.error.HTTPError as error:
+            raise Failed(error.read().decode()) from None
+        if answer["node_errors"]:
+            self.result(answer["prompt_id"])  # the outputs that the mistake does not touch
+            raise Failed(json.dumps(answer["node_errors"]))
+        return answer["prompt_id"]
+
+    def result(self, prompt_id: str) -> Run:
+        """Wait for a workflow. Raises `Failed` with the message that its user sees when it did not succeed."""
+        found: dict[str, Any] = {}
+
+        def done() -> bool:
+            found.update(json.loads(self.get(f"/history/{prompt_id}")))
+            return prompt_id in found
+
+        self._wait(done, RUN_SECONDS, "the workflow did not end")
+        status = found[prompt_id]["status"]
+        if status["status_str"] != "success":
+            kind, details = status["messages"][-1]
+            raise Failed(details.get("exception_message", kind))
+        return Run(self, found[prompt_id])
+
+    def run(self, graph: Graph) -> Run:
+        return self.result(self.queue(graph))
+
+    def interrupt_half_way(self, graph: Graph, steps: int) -> None:
+        """Run a workflow whose sampler takes `steps`, and stop it in the middle of them."""
+        before = len(self.log)
+        prompt_id = self.queue(graph)
+        marks = [f"{step}/{steps} [" for step in range(steps // 4, steps - 1)]
+        self._wait(lambda: any(mark in self.log[before:] for mark in marks), RUN_SECONDS, "it did not sample")
+        self.post("/interrupt", {})
+        with pytest.raises(Failed, match="execution_interrupted"):
+            self.result(prompt_id)
+
+    def again(self) -> int:
+        """A number from 2 to 64 that no workflow of this server has had, to make the host run a node again."""
+        return next(self._number) + 1
+
+    def _wait(self, done: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        end = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < end, f"{otherwise} within {seconds} s:\n{self.log[-3000:]}"
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def server(host_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(host_folder, tmp_path_factory.mktemp("comfy"))
+    try:
+        server.wait_until_up()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def workflow(server: Server) -> Callable[[str], Graph]:
+    """``workflow(name)``: an example workflow as /prompt takes it, made as ComfyUI's frontend does.
+
+    A node's id is its title, else its type.
+    """
+
+    def load(name: str) -> Graph:
+        saved = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+        ids: dict[int, str] = {}
+        for node in saved["nodes"]:
+            name = node.get("title", node["type"])
+            ids[node["id"]] = name if name not in ids.values() else f"{name} {node['id']}"
+        origins = {link[0]: [ids[link[1]], link[2]] for link in saved["links"]}
+        return {
+            ids[node["id"]]: {"class_type": node["type"], "inputs": _inputs(node, origins, server.nodes[node["type"]])}
+            for node in saved["nodes"]
+        }
+
+    return load
+
+
+def _inputs(node: dict[str, Any], origins: dict[int, list[Any]], kind: dict[str, Any]) -> dict[str, Any]:
+    values = iter(node["widgets_values"])
+    inputs: dict[str, Any] = {}
+    for group in ("required", "optional"):
+        for name in kind["input_order"].get(group, []):
+            type_, options = [*kind["input"][group][name], {}][:2]
+            if isinstance(type_, list) or type_ in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+                inputs[name] = next(values)
+                if options.get("control_after_generate"):
+                    next(values)
+    assert not list(values), f"{node['type']} has more values than widgets"
+    linked = {each["name"]: origins[each["link"]] for each in node["inputs"] if each["link"] is not None}
+    return inputs | linked

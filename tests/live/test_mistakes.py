@@ -1,0 +1,49 @@
+"""What a user of a real ComfyUI is told about a mistake in a graph."""
+
+import pytest
+
+
+@pytest.fixture
+def told(server, workflow, request):
+    """``told(change)``: the message after `change(graph)` was made to edit_with_text.json."""
+    failed = request.config.pluginmanager.get_plugin(str(request.path.parent / "conftest.py")).Failed
+
+    def run(change):
+        graph = workflow("edit_with_text")
+        change(graph)
+        with pytest.raises(failed) as error:
+            server.run(graph)
+        return str(error.value)
+
+    return run
+
+
+def test_a_conditioning_without_words_names_the_node_to_use(told):
+    message = told(lambda graph: graph["InstDiffMaskedSampler"]["inputs"].update(positive=["Negative prompt", 0]))
+    assert "carries no words: encode the prompt with the node Encode Edit Prompt" in message
+
+
+def test_a_latent_of_another_model_says_which_vae_to_use(told):
+    def change(graph):
+        latent = {"width": 256, "height": 256, "batch_size": 1}
+        graph["latent"] = {"class_type": "EmptySD3LatentImage", "inputs": latent}
+        graph["InstDiffMaskedSampler"]["inputs"]["latent_image"] = ["latent", 0]
+
+    message = told(change)
+    assert "16 channels and the model needs 4: encode the picture with the VAE that belongs to the model" in message
+
+
+@pytest.mark.parametrize("text", ["", "   "])
+def test_an_empty_edit_prompt_asks_for_one(told, text):
+    message = told(lambda graph: graph["InstDiffEncodeEditPrompt"]["inputs"].update(text=text))
+    assert "the edit prompt is empty: say what the picture should show" in message
+
+
+def test_a_settings_word_that_is_not_in_the_prompt_lists_the_words_that_are(told):
+    message = told(lambda graph: graph["InstDiffMaskSettings"]["inputs"].update(words="dog"))
+    assert "'dog' is not in the edit prompt: its words are a, frog" in message
+
+
+def test_limits_in_the_wrong_order_are_refused_before_anything_runs(told):
+    message = told(lambda graph: graph["InstDiffMaskSettings"]["inputs"].update(negative=0.95))
+    assert "must be below positive" in message
