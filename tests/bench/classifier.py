@@ -3,13 +3,15 @@
     python -m tests.bench.classifier           accuracy of the shipped weights on held-out scenes
     python -m tests.bench.classifier --train   train them again, and write classifier.safetensors
 
-It knows the object words of the vocabulary (adjectives merged) and "nothing", and is trained on
-64 px cuts of composed pictures, taken around the object's mask with a random margin and offset.
-Edited pictures are softer than composed ones, so half of the cuts are blurred or passed through the
-embedded model's autoencoder. "Nothing" is a cut of bare background, and also an object in shuffled
-pieces or smeared beyond recognition: the right colours alone do not make an edit.
+It knows the object words of the vocabulary (adjectives merged) and "nothing" (bare background), and
+is trained on 64 px cuts of composed pictures, taken around the object's mask with a random margin
+and offset. Edited pictures are softer than composed ones, so half of the cuts are blurred and a few
+hundred more pass through the embedded model's autoencoder.
 
-FIGURES
+The shipped weights: seed 7000001, 12 epochs over 3,000 pictures and 480 coded ones, 4.7 minutes on a
+third of a CPU core. On held-out scenes (seed 7000002) they name all of 807 cuts as composed and all of
+269 out of the autoencoder. They never saw a broken object: a smear or loose pieces in an
+object's colours may still be given its name.
 """
 
 from __future__ import annotations
@@ -160,16 +162,6 @@ def _softened(rng: np.random.Generator, cuts: Cuts) -> Cuts:
     return soft
 
 
-def _ruined(rng: np.random.Generator, cuts: Cuts) -> Cuts:
-    """Every other cut smeared, and the rest with its 16 quarter-sized squares shuffled."""
-    side = SIZE // 4
-    smeared = [Image.fromarray(each).filter(ImageFilter.GaussianBlur(rng.uniform(5, 8))) for each in cuts[::2]]
-    squares = cuts[1::2].reshape(-1, 4, side, 4, side, 3).swapaxes(2, 3).reshape(-1, 16, side, side, 3)
-    shuffled = np.stack([each[rng.permutation(16)] for each in squares])
-    pieces = shuffled.reshape(-1, 4, 4, side, side, 3).swapaxes(2, 3).reshape(-1, SIZE, SIZE, 3)
-    return np.concatenate([np.stack([np.asarray(each) for each in smeared]), pieces])
-
-
 def _halved(cuts: Cuts) -> Cuts:
     return np.stack([np.asarray(Image.fromarray(each).resize((SIZE, SIZE), Image.Resampling.BOX)) for each in cuts])
 
@@ -181,15 +173,14 @@ def _jittered(cuts: Tensor) -> Tensor:
 
 
 def train(pictures: int = 3000, coded: int = 480, epochs: int = 12) -> Classifier:
-    """Train on cuts of `pictures` (a tenth also ruined), and of `coded` pictures through the autoencoder."""
+    """Train on cuts of `pictures` and of further `coded` pictures through the autoencoder."""
     torch.manual_seed(SEED)
     torch.set_flush_denormal(True)
     rng = np.random.default_rng(SEED)
     plain, labels = examples(rng, pictures)
     large, large_labels = examples(rng, coded, CODED_SIZE)
-    ruined = _ruined(rng, plain[::10])
-    cuts = _pixels(np.concatenate([_softened(rng, plain), _halved(autoencoder()(large)), ruined]))
-    targets = torch.from_numpy(np.concatenate([labels, large_labels, np.full(len(ruined), len(classes()) - 1)]))
+    cuts = _pixels(np.concatenate([_softened(rng, plain), _halved(autoencoder()(large))]))
+    targets = torch.from_numpy(np.concatenate([labels, large_labels]))
     model = Classifier().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
     batch, steps = 64, epochs * (len(cuts) // 64)
@@ -209,20 +200,13 @@ def train(pictures: int = 3000, coded: int = 480, epochs: int = 12) -> Classifie
 
 
 def report(model: Classifier, pictures: int = 600) -> str:
-    """Accuracy on cuts of held-out scenes: as composed, a third through the autoencoder, and ruined."""
-    rng = np.random.default_rng(HELD_OUT_SEED)
-    large, labels = examples(rng, pictures, CODED_SIZE)
-    cuts, truth = _halved(large), np.array(classes())[labels]
-    coded, ruined = _halved(autoencoder()(large[::3])), _ruined(rng, cuts)
-    kinds = {
-        "composed": (cuts, truth),
-        "coded": (coded, truth[::3]),
-        "ruined": (ruined, np.full(len(ruined), NOTHING)),
-    }
+    """Accuracy on cuts of held-out scenes: as composed, and a third of them out of the autoencoder."""
+    large, labels = examples(np.random.default_rng(HELD_OUT_SEED), pictures, CODED_SIZE)
+    truth = np.array(classes())[labels]
     lines = []
-    for kind, (shown, expected) in kinds.items():
-        right = np.array(name(shown, model)) == expected
-        missed = sorted(set(expected[~right].tolist()))
+    for kind, cuts in (("composed", large), ("out of the autoencoder", autoencoder()(large[: len(large) // 3]))):
+        right = np.array(name(_halved(cuts), model)) == truth[: len(cuts)]
+        missed = sorted(set(truth[: len(cuts)][~right].tolist()))
         lines.append(f"{kind}: {right.mean():.1%} of {len(right)} cuts; missed some of: {', '.join(missed) or 'none'}")
     return "\n".join(lines)
 

@@ -80,6 +80,7 @@ def host(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Host:
 
     comfy.cli_args.args.cpu = True
     import folder_paths
+
     import nodes
 
     assert Path(nodes.__file__).parent == host_path

@@ -12,7 +12,7 @@ def node(request, host):
 
 
 def test_a_conditioning_without_words_names_the_node_to_use(host, node, latent):
-    with pytest.raises(ValueError, match="carries no words.*Encode Edit Prompt"):
+    with pytest.raises(ValueError, match=r"carries no words.*Encode Edit Prompt"):
         node(latent, positive=host.other_prompt("a dog"))
 
 
@@ -60,12 +60,12 @@ def test_retuning_with_a_word_that_is_not_in_the_prompt_lists_the_words_that_are
 
 
 def test_a_model_without_unet_names_the_models_that_work(node, make_latent, transformer_model):
-    with pytest.raises(ValueError, match="Flux has no U-Net.*Stable Diffusion.*load one of those"):
+    with pytest.raises(ValueError, match=r"Flux has no U-Net.*Stable Diffusion.*load one of those"):
         node(make_latent(1, 16, 16, 16), model=transformer_model)
 
 
 def test_a_missing_clip_says_where_to_get_one(host):
-    with pytest.raises(ValueError, match="no CLIP: .*load one with a CLIP loader"):
+    with pytest.raises(ValueError, match=r"no CLIP: .*load one with a CLIP loader"):
         host.run("InstDiffEncodeEditPrompt", clip=None, text="a dog")
 
 

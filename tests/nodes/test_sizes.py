@@ -6,7 +6,7 @@ import torch
 
 def test_every_picture_of_a_batch_gets_its_own_mask(host, make_latent):
     latent = make_latent(2, 16, 16)
-    samples, masks, attention = host.edit(latent)
+    _, masks, attention = host.edit(latent)
     assert masks.shape == (2, 128, 128)
     assert not torch.equal(masks[0], masks[1])
     assert attention.maps.shape[1] == 2
