@@ -69,7 +69,7 @@ class InpaintFinish(io.ComfyNode):
         samples: Any = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        area, alpha = feathered(host.mask_for(mask, image), grow, feather)
+        area, alpha = feathered(host.mask_for(mask, image, vae), grow, feather)
         if not area.any():
             return io.NodeOutput(image)
         positive, negative, latent = host.inpaint_latent(model, vae, image, area, samples, positive, negative)

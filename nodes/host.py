@@ -272,11 +272,19 @@ def repeat_to_batch(tensor: Tensor, count: int) -> Tensor:
     return comfy.utils.repeat_to_batch_size(tensor, count)
 
 
-def mask_for(mask: Tensor, image: Tensor) -> Tensor:
-    """A MASK ``[N, h, w]`` brought to the batch and size of an IMAGE ``[B, H, W, C]``, still in 0..1."""
+def mask_for(mask: Tensor, image: Tensor, vae: Any) -> Tensor:
+    """A MASK ``[N, h, w]`` brought to the batch and size of an IMAGE ``[B, H, W, C]``, still in 0..1.
+
+    A mask of the size that VAE Encode keeps of the picture is put where that was cut from.
+    """
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    if mask.shape[-2:] != image.shape[1:3]:
-        mask = interpolate(mask, tuple(image.shape[1:3]), mode="bilinear")
+    height, width = image.shape[1:3]
+    ratio = vae.spacial_compression_encode()
+    if tuple(mask.shape[-2:]) == (height // ratio * ratio, width // ratio * ratio):
+        top, left = height % ratio // 2, width % ratio // 2
+        mask = pad(mask, (left, width % ratio - left, top, height % ratio - top), mode="replicate")
+    elif tuple(mask.shape[-2:]) != (height, width):
+        mask = interpolate(mask, (height, width), mode="bilinear")
     return repeat_to_batch(mask[:, 0], len(image)).to(image.device)
 
 

@@ -13,6 +13,7 @@ import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
+import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io
@@ -164,7 +165,8 @@ def load_clip() -> Any:
     target = comfy.supported_models_base.ClipTarget(MiniTokenizer, MiniTextEncoder)
     weights = {f"clip_l.transformer.{name}": value for name, value in text_encoder_weights().items()}
     parameters = sum(value.numel() for value in weights.values())
-    clip = comfy.sd.CLIP(target, tokenizer_data={}, parameters=parameters)
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, tokenizer_data={}, parameters=parameters)
     clip.load_sd(weights, full_model=True)
     return clip
 
