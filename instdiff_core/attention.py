@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +11,23 @@ from einops import rearrange
 from torch import Tensor
 
 from .tokens import PromptWords
+
+GRID = 16
+"""Cells across the grid that is read: the paper's 16x16, a quarter of the latent of a 512 px picture."""
+
+
+def downscale_to_read(latent_size: tuple[int, int], downscales: Iterable[int]) -> int:
+    """Which of the U-Net's downscalings that have cross-attention has its grid nearest to 16x16 (algorithm.md, 2b).
+
+    An object fills as many cells in a small picture as in a large one, so the number of cells is
+    what counts: 1/4 of the latent for 512 px and SD 1.5, 1/2 for 256 px. Raises ``ValueError``
+    for no downscalings.
+    """
+    across = (latent_size[0] * latent_size[1]) ** 0.5
+    sizes = {downscale: abs(math.log(across / downscale / GRID)) for downscale in downscales}
+    if not sizes:
+        raise ValueError("the U-Net has no cross-attention outside its middle: it cannot be read, use another model")
+    return min(sizes, key=sizes.__getitem__)
 
 
 def word_maps(q: Tensor, k: Tensor, heads: int, matrix: Tensor, grid: tuple[int, int]) -> Tensor:

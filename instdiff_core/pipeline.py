@@ -28,7 +28,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from . import mini
-from .attention import AttentionRecord, Recorder, word_maps
+from .attention import AttentionRecord, Recorder, downscale_to_read, word_maps
 from .blend import feathered, keep_original, paste
 from .refine import PRESETS, InstantMask, MaskSettings, WordRoles, at_size, refine, target_numbers
 from .report import facts
@@ -39,9 +39,6 @@ Picture = NDArray[np.uint8]
 
 Progress = Callable[[int, int], None]
 """Called after every step with the number of steps done and the number of all."""
-
-LEVEL = 2
-"""The U-Net level that is read: it runs at 1/4 of the latent (algorithm.md, 2b)."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,6 @@ def edit(
     words = _words_of(model, prompt)
     target_numbers(words, settings.target)
     scheduler = _scheduler(model, steps)
-    layers = _layers_to_read(model.unet)
     if draws > 1:
         settings = replace(settings, share=True)
 
@@ -196,7 +192,8 @@ def edit(
     original = _encode(model, picture)
     context = _context(model, prompt)
     size = (original.shape[-2], original.shape[-1])
-    grid = (size[0] // 2**LEVEL, size[1] // 2**LEVEL)
+    downscale, layers = _layers_to_read(model.unet, size)
+    grid = (size[0] // downscale, size[1] // downscale)
     matrix = words.matrix(context.shape[1], model.device)
     encoded = _now(model.device)
 
@@ -321,12 +318,15 @@ def _reading(layers: list[Attention], take: Callable[[Tensor, Tensor, int], None
             layer.set_processor(processor)
 
 
-def _layers_to_read(unet: UNet2DConditionModel) -> list[Attention]:
-    blocks = [*unet.down_blocks[LEVEL : LEVEL + 1], *list(unet.up_blocks)[::-1][LEVEL : LEVEL + 1]]
-    layers = [module for block in blocks for name, module in block.named_modules() if name.endswith("attn2")]
-    if not layers:
-        raise ValueError("the U-Net has no cross-attention at a quarter of the latent size: it cannot be read")
-    return layers
+def _layers_to_read(unet: UNet2DConditionModel, size: tuple[int, int]) -> tuple[int, list[Attention]]:
+    """The downscaling to read for a latent of `size`, and its cross-attention layers."""
+    layers: dict[int, list[Attention]] = {}
+    for level, blocks in enumerate(zip(unet.down_blocks, reversed(unet.up_blocks), strict=True)):
+        modules = [module for block in blocks for name, module in block.named_modules() if name.endswith("attn2")]
+        if modules:
+            layers[2**level] = modules
+    downscale = downscale_to_read(size, layers)
+    return downscale, layers[downscale]
 
 
 def _denoise(

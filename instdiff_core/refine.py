@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,9 +32,11 @@ class MaskSettings:
     `threshold` (the paper's phi, 0 to 1): higher makes the mask smaller. `positive` and
     `negative` (-1 to 1, `negative` below `positive`): words whose maps are at least, and at most,
     this similar to the index word's are added to the mask, and taken away from it. `blur` (0 to
-    16): how often the map is smoothed with a 5x5 Gaussian. `target`: words that make the mask;
-    empty lets the method find its index word. `share`: one mask for the whole batch, from its
-    mean: the paper's noise draws of one picture.
+    16): how often the map is smoothed with a 5x5 Gaussian. `foreground`: the rough foreground by
+    which the index word is found, "start" for the inverse of the start token's map, as published,
+    or "words" for the sum of the words' maps, which is the inverse of all that is no word.
+    `target`: words that make the mask; empty lets the method find its index word. `share`: one
+    mask for the whole batch, from its mean: the paper's noise draws of one picture.
 
     Raises ``ValueError`` for a value out of range.
     """
@@ -42,6 +45,7 @@ class MaskSettings:
     positive: float = 0.9
     negative: float = 0.6
     blur: int = 2
+    foreground: Literal["start", "words"] = "start"
     target: tuple[str, ...] = ()
     share: bool = False
 
@@ -56,8 +60,11 @@ class MaskSettings:
             raise ValueError(f"blur must be between 0 and 16, not {self.blur}")
 
 
-PRESETS: Mapping[str, MaskSettings] = MappingProxyType({"default": MaskSettings(), "paper": MaskSettings()})
-"""`paper` is the published method; `default` is the one to use, and for now the same."""
+PRESETS: Mapping[str, MaskSettings] = MappingProxyType(
+    {"default": MaskSettings(foreground="words", threshold=0.35), "paper": MaskSettings()}
+)
+"""`paper` is the published method. `default` does not depend on how a model uses its start token: where the
+pads take what no word wants, the start token may light up on the object instead of around it."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +128,9 @@ def refine(
     if settings.share:
         maps = maps.mean(0, keepdim=True)
         roles = roles and WordRoles(roles.index[:1], roles.weights[:1])
-    maps = _prepared(maps, size)
+    rough, word_maps = _prepared(maps, size, settings.foreground)
     if roles is None:
-        roles = _roles(maps, chosen, settings)
-    word_maps = maps[:, FIRST_WORD:]
+        roles = _roles(rough, word_maps, chosen, settings)
     inside = unit_range(_weighted_mean(word_maps, roles.weights > 0))
     outside = unit_range(_weighted_mean(word_maps, roles.weights < 0))
     soft = unit_range(_blurred((inside - outside).clamp(min=0), settings.blur))
@@ -158,22 +164,24 @@ def unit_range(maps: Tensor) -> Tensor:
     return torch.where(spread > rounding.clamp(min=TINY), (maps - low) / spread.clamp(min=TINY), 0.0)
 
 
-def _prepared(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Divide by the maximum, resize, invert the start map, stretch (algorithm.md, 2d)."""
+def _prepared(maps: Tensor, size: tuple[int, int], foreground: str) -> tuple[Tensor, Tensor]:
+    """The rough foreground ``[B, H, W]`` and the word maps ``[B, words, H, W]``, each in 0..1 (algorithm.md, 2d)."""
+    words = maps[:, FIRST_WORD:]
+    start = maps[:, START : START + 1]
+    rough = words.sum(1, keepdim=True) if foreground == "words" else start.amax((-2, -1), keepdim=True) - start
+    maps = torch.cat([rough, words], 1)
     maps = maps / maps.amax((-2, -1), keepdim=True).clamp(min=TINY)
-    maps = functional.interpolate(maps, size, mode="bicubic", align_corners=False)
-    inverted = torch.cat([1 - maps[:, : START + 1], maps[:, START + 1 :]], 1)
-    return unit_range(inverted)
+    maps = unit_range(functional.interpolate(maps, size, mode="bicubic", align_corners=False))
+    return maps[:, 0], maps[:, 1:]
 
 
-def _roles(maps: Tensor, chosen: list[int], settings: MaskSettings) -> WordRoles:
+def _roles(rough: Tensor, word_maps: Tensor, chosen: list[int], settings: MaskSettings) -> WordRoles:
     """Index word and weights by cosine similarity (algorithm.md, 2e and 2f)."""
-    flat = functional.normalize(maps.flatten(2), dim=-1, eps=TINY)
-    start, words = flat[:, START], flat[:, FIRST_WORD:]
-    likeness = torch.einsum("bn,bwn->bw", start, words)
+    reference, words = (functional.normalize(maps.flatten(-2), dim=-1, eps=TINY) for maps in (rough, word_maps))
+    likeness = torch.einsum("bn,bwn->bw", reference, words)
     if chosen:
         likeness = likeness[:, chosen]
-        index = torch.tensor(chosen, device=maps.device)[likeness.argmax(1)]
+        index = torch.tensor(chosen, device=words.device)[likeness.argmax(1)]
     else:
         index = likeness.argmax(1)
     index_map = words.take_along_dim(index[:, None, None], 1)

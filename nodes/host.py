@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate, pad
 
 import nodes
 
-from ..instdiff_core.attention import AttentionRecord, Recorder, word_maps
+from ..instdiff_core.attention import AttentionRecord, Recorder, downscale_to_read, word_maps
 from ..instdiff_core.blend import keep_original
 from ..instdiff_core.refine import MaskSettings, WordRoles, refine, target_numbers
 from ..instdiff_core.tokens import PromptWords, prompt_words
@@ -33,9 +33,6 @@ SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
 
 WORDS = "instdiff_words"
 """The key of a prompt's words in the options of a conditioning."""
-
-READ_DOWNSCALE = 4
-"""Cross-attention is read where its grid is a quarter of the latent's (algorithm.md, 2b)."""
 
 Latent = dict[str, Any]
 Conditioning = list[list[Any]]
@@ -83,14 +80,15 @@ class InstantMaskRun:
         ):
             comfy.patcher_extension.add_wrapper(kind, wrapper, options, is_model_options=True)
         replaced = options["transformer_options"].get("patches_replace", {}).get("attn2", {})
-        for key in _keys_to_read(guider.model_patcher.model.diffusion_model, replaced):
+        size = latent.shape[-2], latent.shape[-1]
+        for key in _keys_to_read(guider.model_patcher.model.diffusion_model, size, replaced):
             attend = self._reading(replaced.get(key))
             comfy.model_patcher.set_model_options_patch_replace(options, attend, "attn2", *key)
         if self.given is not None:
             self._mask = self.given.to(guider.model_patcher.load_device)
         samples = executor(noise, latent, *args, **kwargs)
         scale = getattr(guider.model_patcher.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-        self._record = self._recorder.freeze(self.words, (latent.shape[-2], latent.shape[-1]), scale)
+        self._record = self._recorder.freeze(self.words, size, scale)
         if self._mask is None:
             return samples
         return keep_original(self._mask.to(samples.device), samples, latent.to(samples))
@@ -175,8 +173,6 @@ def guided(model: Any, run: InstantMaskRun) -> Any:
             f"{type(model.model).__name__} has no U-Net with cross-attention. InstDiffEdit works with Stable Diffusion "
             "1.x, 2.x and SDXL models: load one of those"
         )
-    if not list(_keys_to_read(model.model.diffusion_model, {})):
-        raise ValueError(f"this model has no cross-attention at 1/{READ_DOWNSCALE} of its latent: use another model")
     clone = model.clone()
     comfy.patcher_extension.add_wrapper(
         WrappersMP.OUTER_SAMPLE, run.outer_sample, clone.model_options, is_model_options=True
@@ -184,19 +180,24 @@ def guided(model: Any, run: InstantMaskRun) -> Any:
     return clone
 
 
-def _keys_to_read(unet: UNetModel, replaced: Mapping[tuple[Any, ...], Any]) -> Iterator[tuple[Any, ...]]:
+def _keys_to_read(
+    unet: UNetModel, size: tuple[int, int], replaced: Mapping[tuple[Any, ...], Any]
+) -> Iterator[tuple[Any, ...]]:
     """The attn2 keys of the layers to read, and the keys of single transformers that others hold in them."""
     downscale = 1
+    found: dict[int, list[tuple[str, int]]] = {}
     blocks = [("input", number, block) for number, block in enumerate(unet.input_blocks)]
     blocks += [("output", number, block) for number, block in enumerate(unet.output_blocks)]
     for name, number, block in blocks:
         if any(isinstance(layer, Downsample) for layer in block):
             downscale *= 2
-        if downscale == READ_DOWNSCALE and any(isinstance(layer, SpatialTransformer) for layer in block):
-            yield name, number
-            yield from (key for key in replaced if len(key) == 3 and key[:2] == (name, number))
+        if any(isinstance(layer, SpatialTransformer) for layer in block):
+            found.setdefault(downscale, []).append((name, number))
         if any(isinstance(layer, Upsample) for layer in block):
             downscale //= 2
+    for key in found[downscale_to_read(size, found)]:
+        yield key
+        yield from (other for other in replaced if len(other) == 3 and other[:2] == key)
 
 
 def sample(model: Any, latent: Latent, positive: Conditioning, negative: Conditioning, **widgets: Any) -> Latent:

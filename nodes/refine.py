@@ -36,7 +36,7 @@ class MaskSettingsNode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where the soft mask is cut. Higher makes the mask smaller.",
+                    tooltip="Where the soft mask is cut. Higher makes the mask smaller. The paper's own is 0.2.",
                 ),
                 io.String.Input(
                     "words",
