@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from instdiff_core.attention import Recorder, word_maps
+from instdiff_core.attention import Recorder, downscale_to_read, word_maps
 from instdiff_core.tokens import PromptWords, Word
 
 WORDS = PromptWords((Word("dog", (1,)), Word("butterfly", (2, 3))), (0,), (4,), 7)
@@ -116,3 +116,21 @@ def test_an_empty_record_says_that_the_prompt_was_never_seen():
         Recorder().freeze(WORDS, (8, 8), 8)
     with pytest.raises(ValueError, match="no step has been recorded"):
         Recorder().mean()
+
+
+@pytest.mark.parametrize(
+    ("latent", "downscales", "read"),
+    [
+        ((64, 64), (1, 2, 4), 4),  # SD 1.5 at 512 px, as in the paper
+        ((96, 64), (1, 2, 4), 4),
+        ((32, 32), (2, 4), 2),  # 256 px
+        ((128, 128), (2, 4), 4),  # SDXL at 1024 px
+    ],
+)
+def test_the_grid_nearest_to_16x16_is_read(latent, downscales, read):
+    assert downscale_to_read(latent, downscales) == read
+
+
+def test_a_unet_without_layers_to_read_is_named():
+    with pytest.raises(ValueError, match="use another model"):
+        downscale_to_read((64, 64), ())

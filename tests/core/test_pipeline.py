@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from instdiff_core.mini.scenes import compose
 from instdiff_core.pipeline import EditModel, edit, finish, load_mini, load_model
-from instdiff_core.refine import MaskSettings, refine_record
+from instdiff_core.refine import PRESETS, MaskSettings, refine_record
 
 FEW: dict[str, Any] = {"steps": 4, "finish_strength": 0.5}
 
@@ -141,7 +141,7 @@ def test_reading_the_attention_changes_no_prediction(
 
 def test_draws_share_one_mask(model: EditModel, picture: np.ndarray) -> None:
     result = edit(model, picture, "a dog on the grass", draws=3, **FEW)
-    shared = refine_record(result.record, MaskSettings(share=True))
+    shared = refine_record(result.record, replace(PRESETS["default"], share=True))
     assert result.record.maps.shape[:3] == (2, 3, 2 + 5)
     assert result.mask.soft.shape == (1, 128, 128)
     assert (shared.soft == shared.soft[:1]).all()
@@ -238,9 +238,10 @@ def test_a_mask_or_latent_of_another_size_is_refused(
         finish(model, picture, np.ones((128, 128), bool), latent[..., 1:], "a dog")
 
 
-def test_a_unet_without_cross_attention_at_a_quarter_is_refused(model: EditModel, picture: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="no cross-attention at a quarter"):
-        edit(replace(model, unet=small_unet()), picture, "a dog")
+def test_a_unet_without_cross_attention_is_refused(model: EditModel, picture: np.ndarray) -> None:
+    plain = small_unet(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+    with pytest.raises(ValueError, match="no cross-attention outside its middle"):
+        edit(replace(model, unet=plain), picture, "a dog")
 
 
 @pytest.mark.parametrize(

@@ -376,3 +376,13 @@ def test_settings_cannot_be_changed_behind_a_users_back():
 def test_the_paper_preset_has_the_papers_numbers():
     paper = PRESETS["paper"]
     assert (paper.threshold, paper.positive, paper.negative, paper.blur, paper.target) == (0.2, 0.9, 0.6, 2, ())
+
+
+def test_a_start_token_that_lights_up_on_the_object_misleads_the_paper_but_not_the_default():
+    maps = scene()
+    maps[0] = 0.4 + 0.5 * blob(5, 5)
+    maps[2:] *= np.array([1, 2, 0.1, 0.5])[:, None, None]
+    texts = SCENE_WORDS.texts
+    index = {name: texts[refine(tensor(maps), SCENE_WORDS, PRESETS[name], (32, 32)).roles.index] for name in PRESETS}
+    assert index["default"] == "dog"
+    assert index["paper"] != "dog"
