@@ -295,7 +295,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["autoencoder", "unet"])
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and encoded pictures")
-    parser.add_argument("--steps", type=int, help="default: 900 for the autoencoder, 3400 for the U-Net")
+    parser.add_argument("--steps", type=int, help="default: 900 for the autoencoder, 2000 for the U-Net")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
@@ -304,4 +304,4 @@ if __name__ == "__main__":
     if arguments.stage == "autoencoder":
         train_autoencoder(arguments.work, arguments.steps or 900, where)
     else:
-        train_unet(arguments.work, arguments.steps or 3400, where)
+        train_unet(arguments.work, arguments.steps or 2000, where)

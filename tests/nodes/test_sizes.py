@@ -38,7 +38,7 @@ def test_a_latent_of_any_shape_is_sampled_as_by_k_sampler_and_gets_a_mask_of_its
     assert samples.shape == latent.shape
     assert mask.shape == (1, size[0] * 8, size[1] * 8)
     assert 0 < mask.mean() < 1
-    assert attention.maps.shape[-2:] == (-(-size[0] // 4), -(-size[1] // 4))
+    assert attention.maps.shape[-2:] == (-(-size[0] // 2), -(-size[1] // 2))
 
 
 def test_a_mask_of_another_size_is_brought_to_the_latents(host, latent):
