@@ -62,6 +62,10 @@ class InstantMaskRun:
         self._positive: int | None = None
         self._awaiting_call = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> InstantMaskRun:
+        # ComfyUI v0.3.64 copies a model's options deeply when the next node clones it: it is the same run still.
+        return self
+
     @property
     def record(self) -> AttentionRecord:
         """What the attention said. Raises ``ValueError`` when nothing was sampled."""
