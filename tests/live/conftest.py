@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -93,7 +95,8 @@ class Server:
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(comfy / "main.py"), *arguments],
-                stdout=log, stderr=subprocess.STDOUT, cwd=base, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdout=log, stderr=subprocess.STDOUT, cwd=base,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **_empty_gallery(comfy, base)},
             )  # fmt: skip
 
     def wait_until_up(self) -> None:
@@ -177,6 +180,17 @@ class Server:
         while not done():
             assert time.monotonic() < end, f"{otherwise} within {PATIENCE} s:\n{self.log[-3000:]}"
             time.sleep(0.1)
+
+
+def _empty_gallery(comfy: Path, base: Path) -> dict[str, str]:
+    """For a host older than the installed package of template pictures, which it cannot read: an empty one."""
+    pinned = re.search(r"^comfyui-workflow-templates==(\S+)", (comfy / "requirements.txt").read_text(), re.MULTILINE)
+    if pinned and pinned[1] == importlib.metadata.version("comfyui-workflow-templates"):
+        return {}
+    package = base / "packages" / "comfyui_workflow_templates"
+    (package / "templates").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    return {"PYTHONPATH": str(package.parent)}
 
 
 @pytest.fixture(scope="session")
