@@ -12,6 +12,10 @@ GRID = 16
 """Cells across the grid that is read: the paper's 16x16, a quarter of the latent of a 512 px picture."""
 
 
+LARGEST_MATRIX = 2**22
+"""Probabilities of a picture that are in memory at once: of some heads only, where a layer has more."""
+
+
 def downscale_to_read(latent_size: tuple[int, int], downscales: Iterable[int]) -> int:
     """Which of the U-Net's downscalings that have cross-attention has its grid nearest to 16x16 (algorithm.md, 2b).
 
@@ -48,5 +52,7 @@ def affinity(q: Tensor, k: Tensor, heads: int) -> Tensor:
 
 def _probabilities(q: Tensor, k: Tensor, heads: int) -> Tensor:
     # in float32: some models' scores are beyond float16
-    q, k = (rearrange(t, "b n (heads d) -> b heads n d", heads=heads).float() for t in (q, k))
-    return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1).mean(1)
+    q, k = (rearrange(t, "b n (heads d) -> heads b n d", heads=heads).float() for t in (q, k))
+    groups = math.ceil(heads * q.shape[-2] * k.shape[-2] / LARGEST_MATRIX)
+    parts = zip((q * q.shape[-1] ** -0.5).chunk(groups), k.chunk(groups), strict=True)
+    return sum((queries @ keys.mT).softmax(-1).sum(0) for queries, keys in parts) / heads

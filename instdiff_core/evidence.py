@@ -125,8 +125,8 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self._maps: list[Tensor] = []
-        self._affinities: list[Tensor] = []
+        self._maps = _Mean()
+        self._affinity = _Mean()
         self._steps: list[Tensor] = []
         self._extents: list[Tensor] = []
         self._sigmas: list[Tensor] = []
@@ -137,23 +137,22 @@ class Recorder:
 
     def add_words(self, maps: Tensor) -> None:
         """Add the word maps ``[B, 2 + words, h, w]`` of a cross-attention layer to the step under way."""
-        self._maps.append(maps)
+        self._maps.add(maps)
 
     def add_affinity(self, affinity: Tensor) -> None:
         """Add the affinity ``[B, h*w, h*w]`` of a self-attention layer to the step under way."""
-        self._affinities.append(affinity)
+        self._affinity.add(affinity)
 
     def close_step(self, sigma: Tensor, predictions: Predictions) -> bool:
         """End the step that was denoised from `sigma` (a scalar); false when no layer saw the edit prompt in it."""
-        if not self._maps:
-            self.drop_step()
+        maps, affinity = self._maps.value, self._affinity.value
+        self.drop_step()
+        if maps is None:
             return False
-        maps = torch.stack(self._maps).mean(0)
         grid = maps.shape[-2], maps.shape[-1]
         signals = functional.adaptive_avg_pool2d(predictions.signals(sigma), grid)
         extents = torch.cat([signals, maps[:, FIRST_WORD:]], 1)
-        if self._affinities:
-            affinity = torch.stack(self._affinities).mean(0)
+        if affinity is not None:
             extents = rearrange(extents.flatten(2) @ affinity.mT, "b m (h w) -> b m h w", h=grid[0])
         extents = torch.nan_to_num(extents, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
         weight = _weight(sigma)
@@ -164,12 +163,11 @@ class Recorder:
         self._steps.append(maps)
         self._extents.append(extents.half())
         self._sigmas.append(sigma)
-        self.drop_step()
         return True
 
     def drop_step(self) -> None:
         """Forget the step that is under way."""
-        self._maps, self._affinities = [], []
+        self._maps, self._affinity = _Mean(), _Mean()
 
     def evidence(self) -> Evidence:
         """The evidence of all closed steps. Raises ``ValueError`` when there is none."""
@@ -189,6 +187,23 @@ class Recorder:
         maps, extents = (torch.stack(steps).half().cpu() for steps in (self._steps, self._extents))
         sigmas = tuple(float(sigma) for sigma in torch.stack(self._sigmas).cpu())
         return AttentionRecord(maps, extents, self._clean.half().cpu(), words, sigmas, scale)
+
+
+class _Mean:
+    """The mean of tensors that come one after the other, none of which is kept."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def add(self, value: Tensor) -> None:
+        self._total = value if self._total is None else self._total + value
+        self._count += 1
+
+    @property
+    def value(self) -> Tensor | None:
+        """None where nothing came."""
+        return None if self._total is None else self._total / self._count
 
 
 def _weight(sigma: Tensor) -> Tensor:

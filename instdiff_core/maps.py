@@ -78,24 +78,26 @@ def separation(soft: Tensor, binary: Tensor) -> Tensor:
 
 
 def follow_edges(maps: Tensor, guide: Tensor, radius: int) -> Tensor:
-    """Maps ``[B, H, W]`` in 0..1 with the edges of the guide ``[B, C, H, W]``, within windows of `radius` pixels.
+    """Maps ``[B, h, w]`` in 0..1 at the size of the guide ``[B, C, H, W]``, with its edges.
 
-    The guided filter (He et al. 2010): in every window the map is fitted by a linear function of
-    the guide's channels. Our own, since the libraries' solves wait for the device.
+    The fast guided filter (He and Sun 2015): in windows of `radius` pixels of the map, the map is
+    fitted by a linear function of the guide's channels there, and the functions are applied to the
+    whole guide. Our own, since the libraries' solves wait for the device.
     """
-    channels = guide.shape[1]
+    channels, size = guide.shape[1], (guide.shape[-2], guide.shape[-1])
     guide = guide.float()
     guide = (guide - guide.mean((-3, -2, -1), keepdim=True)) / guide.std((-3, -2, -1), keepdim=True).clamp(min=TINY)
-    plain = maps[:, None]
-    mean_guide, mean_map = _box(guide, radius), _box(plain, radius)
-    covariance = _box(guide * plain, radius) - mean_guide * mean_map
-    products, mean_products = ((each[:, :, None] * each[:, None]).flatten(1, 2) for each in (guide, mean_guide))
+    small, plain = functional.interpolate(guide, maps.shape[-2:], mode="area"), maps[:, None]
+    mean_guide, mean_map = _box(small, radius), _box(plain, radius)
+    covariance = _box(small * plain, radius) - mean_guide * mean_map
+    products, mean_products = ((each[:, :, None] * each[:, None]).flatten(1, 2) for each in (small, mean_guide))
     variance = rearrange(_box(products, radius) - mean_products, "b (c d) h w -> b h w c d", c=channels)
     variance = variance + EDGE * torch.eye(channels, device=guide.device)
     slopes = torch.linalg.solve_ex(variance, rearrange(covariance, "b c h w -> b h w c 1"))[0]
     slope = rearrange(slopes, "b h w c 1 -> b c h w")
     offset = mean_map - (slope * mean_guide).sum(1, keepdim=True)
-    return ((_box(slope, radius) * guide).sum(1) + _box(offset, radius)[:, 0]).clamp(0, 1)
+    functions = functional.interpolate(_box(torch.cat([slope, offset], 1), radius), size, mode="bilinear")
+    return ((functions[:, :-1] * guide).sum(1) + functions[:, -1]).clamp(0, 1)
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:

@@ -27,6 +27,9 @@ CUT = 0.5
 FITS, CONTRADICTS = 0.9, 1.2
 """Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
 
+PICTURE_RADIUS = 2
+"""Latent pixels within which the finished mask follows the edges of the picture."""
+
 SETTLED = 0.95
 """The IoU from which on two masks hardly differ."""
 
@@ -157,12 +160,14 @@ def at_size(
     The method "change" follows the edges of `picture` ``[B or 1, 3, H, W]``, where one is given,
     and finds its cut again.
     """
-    soft = resized(mask.soft, size)
     if settings.method == "change":
-        if picture is not None:
-            picture = picture.to(soft).expand(len(soft), -1, -1, -1)
-            soft = follow_edges(soft, picture, max(1, round(size[0] / mask.soft.shape[-2])))
+        if picture is None:
+            soft = resized(mask.soft, size)
+        else:
+            soft = follow_edges(mask.soft, picture.to(mask.soft).expand(len(mask.soft), -1, -1, -1), PICTURE_RADIUS)
         soft = centred(soft)
+    else:
+        soft = resized(mask.soft, size)
     return InstantMask(soft, soft >= settings.threshold, mask.roles, mask.confidence, mask.fits)
 
 
