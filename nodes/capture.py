@@ -33,7 +33,7 @@ class CaptureAttention(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(tooltip="What KSampler would have made."),
-                Attention.Output("attention", tooltip="For Refine Instant Mask."),
+                Attention.Output(display_name="attention", tooltip="For Refine Instant Mask."),
             ],
         )
 
