@@ -121,14 +121,16 @@ class Run:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[np.random.Generator]:
+        """The steps that are left, each with its own random numbers: the same ones after a stop too."""
         start = time.monotonic() - self.seconds
         while self.step < self.steps:
             warm = min(1.0, (self.step + 1) / 100)
             cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * warm * (0.02 + 0.98 * cosine)
-            yield self.step
+            torch.manual_seed(SEED + self.step)
+            yield np.random.default_rng((SEED, self.step))
             self.step += 1
             self.seconds = time.monotonic() - start
             if self.step % 50 == 0:
@@ -196,12 +198,11 @@ def train_autoencoder(work: Path, steps: int, device: torch.device) -> None:
 
     It has no normalisation layers, so what it learns on cuts holds for whole pictures.
     """
-    rng = np.random.default_rng(SEED)
     model = AutoencoderTiny()
     start_as_average(model)
     model.to(device, memory_format=torch.channels_last)
     run = Run("autoencoder", work, model, steps, 1e-3, 0.995)
-    for _ in run:
+    for rng in run:
         cuts = []
         for _ in range(4):
             picture = scene(rng)[0]
@@ -250,7 +251,6 @@ def random_caption(rng: np.random.Generator, objects: list[str], background: str
 def train_unet(work: Path, steps: int, device: torch.device) -> None:
     """Noise prediction with SD's schedule and min-SNR weights (Hang et al. 2023, gamma 5)."""
     latents, shown = encoded_scenes(work, 8_000, device)
-    rng = np.random.default_rng(SEED + 2)
     tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
     unet = UNet2DConditionModel(**UNET)
     unet.set_attn_processor(AttnProcessor())
@@ -259,7 +259,7 @@ def train_unet(work: Path, steps: int, device: torch.device) -> None:
     scheduler = DDIMScheduler(**SCHEDULER)
     kept = scheduler.alphas_cumprod.to(device)
     weights = (5 * (1 - kept) / kept).clamp(max=1)
-    for _ in run:
+    for rng in run:
         chosen = rng.integers(0, len(latents), 32)
         rows = torch.tensor(
             [model["words"].rows(random_caption(rng, *shown[index])) for index in chosen], device=device
