@@ -1,8 +1,9 @@
-"""Where ComfyUI is, and what happens to the tests that need it when it is not there.
+"""Where ComfyUI and the browser are, and what happens to the tests that need them when they are not there.
 
-Everything under tests/nodes and tests/live has the marker `host`. Without ComfyUI these tests are
-skipped, and the last line of the output says so. Their modules must therefore import the host's
-modules inside fixtures and tests, never at the top.
+Everything under tests/nodes and tests/live has the marker `host`, and every test that uses the
+fixture `browser` the marker `browser`. Without ComfyUI, or without Chromium, these tests are
+skipped, and the last lines of the output say so. Their modules must therefore import the host's
+modules, and playwright, inside fixtures and tests, never at the top.
 
 The repository is not on ``sys.path`` while tests run: its folder `nodes` would hide ComfyUI's
 module of that name. `instdiff_core` is imported here first, and stays importable.
@@ -15,7 +16,10 @@ import importlib.metadata
 import os
 import re
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,6 +28,10 @@ HOST_TESTS = (ROOT / "tests" / "nodes", ROOT / "tests" / "live")
 
 sys.path.insert(0, str(ROOT))
 import instdiff_core  # noqa: E402
+from tests.browser import chromium, why_no_browser  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 assert Path(instdiff_core.__file__).parent.parent == ROOT, f"the tests would run {instdiff_core.__file__}"
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
@@ -78,28 +86,42 @@ def host_path_fixture() -> Path:
     return host_path()
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, without a window."""
+    with chromium() as browser:
+        yield browser
+
+
+NEEDS: dict[str, Callable[[], str]] = {"host": _why_no_host, "browser": why_no_browser}
+"""By marker: what keeps its tests from running, and how to change it."""
+
+SKIPPED = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SKIPPED] = Counter()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if any(folder in item.path.parents for folder in HOST_TESTS):
             item.add_marker(pytest.mark.host)
-        if item.get_closest_marker("host") and (why := _why_no_host()):
-            item.add_marker(pytest.mark.skip(reason=why.split("|")[0]))
-            config.stash[SKIPPED] += 1
-
-
-SKIPPED = pytest.StashKey[int]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SKIPPED] = 0
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+        missing = next((name for name in NEEDS if item.get_closest_marker(name) and NEEDS[name]()), None)
+        if missing:
+            item.add_marker(pytest.mark.skip(reason=NEEDS[missing]().split("|")[0]))
+            config.stash[SKIPPED][missing] += 1
+    # an open browser has this thread's event loop, and the host's nodes need one of their own
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The last line: pytest's own count of skipped tests does not say what was missed."""
-    count = config.stash.get(SKIPPED, 0)
+    """The last lines: pytest's own count of skipped tests does not say what was missed."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if count and reporter:
-        why, advice = _why_no_host().split("|")
+    for name, count in config.stash.get(SKIPPED, Counter()).items() if reporter else ():
+        why, advice = NEEDS[name]().split("|")
         tests = "1 test that needs it was" if count == 1 else f"{count} tests that need it were"
-        reporter.write_line(f"{why}: {tests} skipped. {advice}", yellow=True)
+        reporter.write_line(f"{why[0].upper()}{why[1:]}: {tests} skipped. {advice}", yellow=True)
