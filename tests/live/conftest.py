@@ -17,12 +17,17 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from tests.live.frontend import RENDERERS, Frontend, complaints_in, opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER_NAME = "inst diff-edit.v1"
@@ -79,9 +84,9 @@ class Run:
 class Server:
     """A ComfyUI process on the CPU."""
 
-    def __init__(self, comfy: Path, base: Path) -> None:
+    def __init__(self, comfy: Path, base: Path, folder_name: str = FOLDER_NAME) -> None:
         (base / "custom_nodes").mkdir()
-        (base / "custom_nodes" / FOLDER_NAME).symlink_to(ROOT, target_is_directory=True)
+        (base / "custom_nodes" / folder_name).symlink_to(ROOT, target_is_directory=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -90,7 +95,7 @@ class Server:
         self._number = itertools.count(1)
         arguments = [
             "--cpu", "--port", str(port), "--base-directory", str(base), "--database-url", "sqlite:///:memory:",
-            "--disable-all-custom-nodes", "--whitelist-custom-nodes", FOLDER_NAME, "--disable-api-nodes",
+            "--disable-all-custom-nodes", "--whitelist-custom-nodes", folder_name, "--disable-api-nodes",
         ]  # fmt: skip
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
@@ -161,6 +166,10 @@ class Server:
     def run(self, graph: Graph) -> Run:
         return self.result(self.queue(graph))
 
+    def widgets(self, kind: str) -> list[str]:
+        """The names of a node's widgets, in the order in which a saved workflow has their values."""
+        return [name for name, _ in _widgets(self.nodes[kind])]
+
     def interrupt_half_way(self, graph: Graph, steps: int) -> None:
         """Run a workflow whose sampler takes `steps`, and stop it in the middle of them."""
         before = len(self.log)
@@ -203,19 +212,49 @@ def server(host_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def page_server(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for the browser alone, whose log therefore says nothing of other tests' mistakes."""
+    pinned = re.search(r"^comfyui-frontend-package==(\S+)", (host_path / "requirements.txt").read_text(), re.MULTILINE)
+    if pinned and pinned[1] != (installed := importlib.metadata.version("comfyui-frontend-package")):
+        pytest.skip(f"this ComfyUI's frontend is {pinned[1]}, and {installed} is installed")
+    server = Server(host_path, tmp_path_factory.mktemp("page"), "InstDiffEdit")
+    try:
+        server.wait_until_up()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module", params=RENDERERS)
+def page(request: pytest.FixtureRequest, browser: Browser, page_server: Server) -> Iterator[Frontend]:
+    """ComfyUI's page in each of its renderers; the tests of a module share it."""
+    with opened(browser, page_server, request.param) as page:
+        yield page
+
+
 @pytest.fixture
-def workflow(server: Server) -> Callable[[str], Graph]:
+def frontend(page: Frontend) -> Iterator[Frontend]:
+    """`page`, for a test that leaves nothing of ours in the browser's console and the server's log."""
+    yield page
+    assert not page.complaints()
+    assert not complaints_in(page.server.log)
+
+
+@pytest.fixture
+def workflow(server: Server) -> Callable[[str | Path], Graph]:
     """``workflow(name)``: an example workflow as /prompt takes it, made as ComfyUI's frontend does.
 
-    A node's id is its title, else its type.
+    A path gives any other saved workflow. A node's id is its title, else its type.
     """
 
-    def load(name: str) -> Graph:
-        saved = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    def load(name: str | Path) -> Graph:
+        file = name if isinstance(name, Path) else ROOT / "example_workflows" / f"{name}.json"
+        saved = json.loads(file.read_text(encoding="utf-8"))
         ids: dict[int, str] = {}
         for node in saved["nodes"]:
-            name = node.get("title", node["type"])
-            ids[node["id"]] = name if name not in ids.values() else f"{name} {node['id']}"
+            title = node.get("title", node["type"])
+            ids[node["id"]] = title if title not in ids.values() else f"{title} {node['id']}"
         origins = {link[0]: [ids[link[1]], link[2]] for link in saved["links"]}
         return {
             ids[node["id"]]: {"class_type": node["type"], "inputs": _inputs(node, origins, server.nodes[node["type"]])}
@@ -230,17 +269,26 @@ NOTE = "MarkdownNote"
 """A node of the frontend alone."""
 
 
-def _inputs(node: dict[str, Any], origins: dict[int, list[Any]], kind: dict[str, Any]) -> dict[str, Any]:
-    values = iter(node["widgets_values"])
-    inputs: dict[str, Any] = {}
+CONTROL = "control_after_generate"
+"""The frontend's own widget beside a seed."""
+
+
+def _widgets(kind: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The inputs that are typed in, with their options, in the order of ``widgets_values``."""
     for group in ("required", "optional"):
         for name in kind["input_order"].get(group, []):
             type_, options = [*kind["input"][group][name], {}][:2]
             widget = isinstance(type_, list) or type_ in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
             if widget and not options.get("forceInput"):
-                inputs[name] = next(values)
-                if options.get("control_after_generate"):
-                    next(values)
+                yield name, options
+                if options.get(CONTROL):
+                    yield CONTROL, {}
+
+
+def _inputs(node: dict[str, Any], origins: dict[int, list[Any]], kind: dict[str, Any]) -> dict[str, Any]:
+    values = iter(node["widgets_values"])
+    # a saved workflow can be older than the last widgets of its nodes
+    typed = {name: next(values, options.get("default")) for name, options in _widgets(kind)}
     assert not list(values), f"{node['type']} has more values than widgets"
     linked = {each["name"]: origins[each["link"]] for each in node["inputs"] if each["link"] is not None}
-    return inputs | linked
+    return {name: value for name, value in typed.items() if name != CONTROL} | linked

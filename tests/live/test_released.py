@@ -1,0 +1,52 @@
+"""What users saved with a released version keeps loading.
+
+``tests/released/<version>`` is what that version came with: its example workflows, and of every node the
+inputs with their types (or their choices), the widgets in the order of ``widgets_values``, and the outputs.
+A release adds a folder; none is ever changed.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+RELEASES = sorted((Path(__file__).resolve().parent.parent / "released").iterdir())
+WORKFLOWS = [file for release in RELEASES for file in sorted((release / "workflows").glob("*.json"))]
+NODES = [
+    pytest.param(kind, node, id=f"{release.name}-{kind}")
+    for release in RELEASES
+    for kind, node in json.loads((release / "nodes.json").read_text(encoding="utf-8")).items()
+]
+
+
+@pytest.mark.parametrize(("kind", "released"), NODES)
+def test_a_released_node_still_has_its_inputs(server, kind, released):
+    inputs = {name: each for group in server.nodes[kind]["input"].values() for name, each in group.items()}
+    for name, expected in released["inputs"].items():
+        type_, options = [*inputs[name], {}][:2]
+        choices = type_ if isinstance(type_, list) else options.get("options", ())
+        if isinstance(expected, list):
+            assert set(expected) <= set(choices), name
+        else:
+            assert expected == ("COMBO" if choices else type_), name
+
+
+@pytest.mark.parametrize(("kind", "released"), NODES)
+def test_values_of_a_released_node_still_land_on_their_widgets(server, kind, released):
+    assert server.widgets(kind)[: len(released["widgets"])] == released["widgets"]
+
+
+@pytest.mark.parametrize(("kind", "released"), NODES)
+def test_links_from_a_released_node_still_find_their_outputs(server, kind, released):
+    node = server.nodes[kind]
+    outputs = [list(each) for each in zip(node["output_name"], node["output"], strict=True)]
+    assert outputs[: len(released["outputs"])] == released["outputs"]
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=[f"{file.parent.parent.name}-{file.stem}" for file in WORKFLOWS])
+def test_a_released_workflow_still_runs(server, workflow, file):
+    graph = workflow(file)
+    for node in graph.values():
+        if node["inputs"].get("steps"):
+            node["inputs"]["steps"] = 4  # soon done
+    assert server.run(graph).outputs
