@@ -113,7 +113,8 @@ def _words(tokens: Iterable[tuple[int | None, Any]], first: int, tokenizer: Toke
     embedding: Any = None
 
     def close() -> None:
-        text = tokenizer.decode(ids).strip() if ids else "embedding"
+        # without commas, which part words where they are listed
+        text = tokenizer.decode(ids).replace(",", "").strip() if ids else "embedding"
         if columns and not all(unicodedata.category(letter).startswith("P") for letter in text):
             words.append(Word(text, tuple(columns)))
         ids.clear()

@@ -96,14 +96,12 @@ class MaskSettingsNode(io.ComfyNode):
                 return f"{name} must be from -1 to 1, not {value}"
         if len(known) == 2 and known["negative"] >= known["positive"]:
             return f"negative ({negative}) must be below positive ({positive})"
-        wrong = text_problem(words) if isinstance(words, str) else None
-        return f"words {wrong}" if wrong else True
+        return _valid_words(words)
 
     @classmethod
     @checked
     def execute(cls, preset: str, words: str, **values: Any) -> io.NodeOutput:
-        target = tuple(word.strip() for word in words.split(",") if word.strip())
-        return io.NodeOutput(replace(PRESETS[preset], target=target, **values))
+        return io.NodeOutput(replace(PRESETS[preset], target=_listed(words), **values))
 
 
 class RefineInstantMask(io.ComfyNode):
@@ -126,6 +124,22 @@ class RefineInstantMask(io.ComfyNode):
                     max=10000,
                     tooltip="Use only the first steps of the run; 0 uses all. Fewer gives rounder, rougher masks.",
                 ),
+                io.Float.Input(
+                    "threshold",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where the soft mask is cut. Higher makes the mask smaller. 0: that of the settings.",
+                ),
+                io.String.Input(
+                    "words",
+                    optional=True,
+                    default="",
+                    tooltip="Words of the edit prompt that make the mask, with commas between them. "
+                    "Empty: those of the settings.",
+                ),
                 Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
                 io.Image.Input(
                     "image",
@@ -147,15 +161,37 @@ class RefineInstantMask(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, words: str | None = None) -> bool | str:
+        return _valid_words(words)
+
+    @classmethod
     @checked
     def execute(
-        cls, attention: Any, steps: int, settings: Any = None, image: Any = None, sampled: Any = None
-    ) -> io.NodeOutput:
+        cls, attention: Any, steps: int, threshold: float | None = None, words: str | None = None,
+        settings: Any = None, image: Any = None, sampled: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
         settings = settings or DEFAULT
+        chosen = replace(
+            settings, threshold=threshold or settings.threshold, target=_listed(words or "") or settings.target
+        )
         if isinstance(attention, host.InstantMaskGuide):
             attention = attention.record
         picture = None if image is None else host.picture_for(image, attention)
-        found = refine_record(attention, settings, steps or None, picture)
+        found = refine_record(attention, chosen, steps or None, picture)
         binary, soft = host.to_intermediate(found.binary.float()), host.to_intermediate(found.soft)
-        text = report(found, attention.words, course(attention, settings))
-        return io.NodeOutput(binary, soft, text, ui=ui.PreviewMask(binary, cls=cls))
+        text = report(found, attention.words, course(attention, chosen))
+        shown = picture[:1] if picture is not None and len(image) == 1 else picture
+        left = host.leave_for_browser(attention, settings, shown)
+        preview = ui.PreviewMask(binary, cls=cls).as_dict()
+        return io.NodeOutput(binary, soft, text, ui=preview | {"instdiff_record": [left]})
+
+
+def _listed(words: str) -> tuple[str, ...]:
+    """The words in a list with commas."""
+    return tuple(word.strip() for word in words.split(",") if word.strip())
+
+
+def _valid_words(words: str | None) -> bool | str:
+    """What `validate_inputs` gives for a list of words; the host lets it see what is no text too."""
+    wrong = text_problem(words) if isinstance(words, str) else None
+    return f"words {wrong}" if wrong else True

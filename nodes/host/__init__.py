@@ -1,5 +1,6 @@
 """The one place that touches ComfyUI's internals."""
 
+from .browser import leave_for_browser
 from .difference import noise_difference
 from .pictures import (
     check_channels,
@@ -26,6 +27,7 @@ __all__ = [
     "guided",
     "inpaint_latent",
     "is_inpainting_model",
+    "leave_for_browser",
     "mask_for",
     "noise_difference",
     "picture_for",

@@ -97,6 +97,10 @@ def test_punctuation_is_no_word_but_keeps_its_column(read):
     assert words.words[2].columns[0] > 4
 
 
+def test_the_text_of_a_word_has_no_comma_since_commas_part_words_in_a_list(read):
+    assert read("a $, +,+ 🐸,🐸 dog").texts == ("a", "$", "++", "🐸🐸", "dog")
+
+
 def test_an_empty_prompt_has_no_words(read):
     words = read("")
     assert words.words == ()

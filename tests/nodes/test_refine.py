@@ -1,0 +1,138 @@
+"""What Refine Instant Mask takes from its own inputs, and what it leaves for the browser."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+NODE = "InstDiffRefineMask"
+
+
+@pytest.fixture(scope="module")
+def attention(host):
+    with torch.inference_mode():
+        latent = {"samples": torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1)) * 4}
+        return host.capture(latent["samples"], positive=host.prompt("a frog on the grass"), steps=3)[1]
+
+
+@pytest.fixture
+def refine(host):
+    """``refine(**inputs)``: mask, soft mask, report and what the browser is told."""
+
+    def run(**inputs):
+        output = host.classes[NODE].execute(**{"steps": 0, **inputs})
+        return *output.result, output.ui
+
+    return run
+
+
+@pytest.fixture
+def left(refine):
+    """``left(**inputs)``: the references for the browser, as JSON would carry them."""
+    return lambda **inputs: json.loads(json.dumps(refine(**inputs)[3]))["instdiff_record"][0]
+
+
+def place(reference):
+    import folder_paths
+
+    assert reference["type"] == "temp"
+    return Path(folder_paths.get_temp_directory()) / reference["subfolder"] / reference["filename"]
+
+
+def test_threshold_and_words_come_before_those_of_the_settings(host, attention, refine):
+    settings = host.settings(threshold=0.3, words="grass")
+    wanted = refine(attention=attention, settings=host.settings(threshold=0.7, words="a, Frog"))
+    for own in ({"threshold": 0.7, "words": " a,Frog ,"}, {"threshold": 0.7, "words": "frog, a"}):
+        found = refine(attention=attention, settings=settings, **own)
+        assert torch.equal(found[0], wanted[0])
+        assert found[2] == wanted[2]
+    assert not torch.equal(wanted[0], refine(attention=attention, settings=settings)[0])
+
+
+@pytest.mark.parametrize("own", [{}, {"threshold": 0.0, "words": ""}, {"threshold": 0.0, "words": " , "}])
+def test_an_old_graph_and_the_defaults_take_the_settings(host, attention, refine, own):
+    inputs = {"attention": attention, "settings": host.settings(threshold=0.3, words="grass")}
+    assert all(torch.equal(*pair) for pair in zip(refine(**inputs)[:2], refine(**inputs, **own)[:2], strict=True))
+
+
+def test_one_of_them_leaves_the_other_to_the_settings(host, attention, refine):
+    settings = host.settings(threshold=0.3, words="grass")
+    by_threshold = refine(attention=attention, settings=settings, threshold=0.8)
+    by_words = refine(attention=attention, settings=settings, words="frog")
+    assert "index word 'grass'" in by_threshold[2]
+    assert torch.equal(by_words[0].bool(), by_words[1] >= 0.3)
+
+
+def test_the_browser_gets_the_record_and_the_settings_before_the_nodes_own(host, attention, left, make_picture):
+    given = {"settings": host.settings(threshold=0.3, words="grass", share=True), "image": make_picture(1, 133, 130)}
+    found = left(attention=attention, threshold=0.9, words="frog", **given)
+    with safe_open(place(found["record"]), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = {name: json.loads(value) for name, value in file.metadata().items()}
+    for name in ("maps", "extents", "guide"):
+        assert torch.equal(tensors[name], getattr(attention, name))
+    assert tuple(tensors["sigmas"].tolist()) == pytest.approx(attention.sigmas)
+    assert metadata["words"] == ["a", "frog", "on", "the", "grass"]
+    assert metadata["scale"] * 16 == attention.image_size[0]
+    settings = metadata["settings"]
+    assert (settings["method"], settings["threshold"], settings["target"]) == ("change", 0.3, ["grass"])
+    assert settings["share"] is True
+    (picture,) = found["pictures"]
+    with Image.open(place(picture)) as image:
+        kept = np.asarray(image)
+    assert kept.shape == (*attention.image_size, 3)
+
+
+def test_pictures_are_one_for_all_or_one_each(attention, left, make_picture):
+    size = attention.image_size
+    counts = [len(left(attention=attention, image=make_picture(count, *size))["pictures"]) for count in (1, 2, 3)]
+    assert counts == [1, 2, 2]
+    assert left(attention=attention)["pictures"] == []
+
+
+def test_pictures_are_those_that_came_in(attention, left, make_picture):
+    picture = (make_picture(1, *attention.image_size) * 255).round() / 255
+    (reference,) = left(attention=attention, image=picture)["pictures"]
+    with Image.open(place(reference)) as image:
+        assert np.array_equal(np.asarray(image), (picture[0] * 255).round().numpy())
+
+
+def test_names_of_records_cannot_be_guessed(attention, left):
+    names = [left(attention=attention)["record"]["filename"] for _ in range(3)]
+    assert len(set(names)) == 3
+    assert all(re.fullmatch(r"instdiff_[0-9a-f]{32}\.safetensors", name) for name in names)
+
+
+def test_the_mask_is_still_previewed(attention, refine):
+    assert len(refine(attention=attention)[3]["images"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"threshold": float("nan")}, "threshold must be a number"),
+        ({"words": "cat"}, "'cat' is not in the edit prompt: its words are a, frog, on, the, grass"),
+        ({"words": "frog; grass"}, "'frog; grass' is not in the edit prompt"),
+        ({"words": "frog" * 5000}, "words has 20000 letters"),
+    ],
+)
+def test_what_is_wrong_is_said(attention, refine, own, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        refine(attention=attention, **own)
+
+
+def test_broken_text_is_refused_before_the_run(host):
+    assert "broken letter" in host.classes[NODE].validate_inputs(words="\ud800")
+    assert host.classes[NODE].validate_inputs(words="frog, cat") is True
+
+
+@pytest.mark.parametrize("prompt", ["a $, frog", "a frog, 10,000 +,+ times", "a 🐸,🐸 and, a cat"])
+def test_every_word_can_be_named(host, latent, refine, prompt):
+    attention = host.capture(latent, positive=host.prompt(prompt), steps=1)[1]
+    for word in attention.words.texts:
+        assert f"index word '{word}'" in refine(attention=attention, words=word)[2]
