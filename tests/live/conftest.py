@@ -82,11 +82,9 @@ class Run:
 
 
 class Server:
-    """A ComfyUI process on the CPU."""
+    """A ComfyUI process on the CPU, with the packs of its base folder."""
 
-    def __init__(self, comfy: Path, base: Path, folder_name: str = FOLDER_NAME) -> None:
-        (base / "custom_nodes").mkdir()
-        (base / "custom_nodes" / folder_name).symlink_to(ROOT, target_is_directory=True)
+    def __init__(self, comfy: Path, base: Path, *flags: str, python: str | Path = sys.executable) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -95,14 +93,21 @@ class Server:
         self._number = itertools.count(1)
         arguments = [
             "--cpu", "--port", str(port), "--base-directory", str(base), "--database-url", "sqlite:///:memory:",
-            "--disable-all-custom-nodes", "--whitelist-custom-nodes", folder_name, "--disable-api-nodes",
+            "--disable-api-nodes", *flags,
         ]  # fmt: skip
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(comfy / "main.py"), *arguments],
+                [python, str(comfy / "main.py"), *arguments],
                 stdout=log, stderr=subprocess.STDOUT, cwd=base,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **_empty_gallery(comfy, base)},
             )  # fmt: skip
+
+    @classmethod
+    def with_link(cls, comfy: Path, base: Path, folder_name: str = FOLDER_NAME) -> Server:
+        """With this repository, linked into the empty folder `base`, as its only pack."""
+        (base / "custom_nodes").mkdir()
+        (base / "custom_nodes" / folder_name).symlink_to(ROOT, target_is_directory=True)
+        return cls(comfy, base, "--disable-all-custom-nodes", "--whitelist-custom-nodes", folder_name)
 
     def wait_until_up(self) -> None:
         def up() -> bool:
@@ -204,7 +209,7 @@ def _empty_gallery(comfy: Path, base: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def server(host_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(host_folder, tmp_path_factory.mktemp("comfy"))
+    server = Server.with_link(host_folder, tmp_path_factory.mktemp("comfy"))
     try:
         server.wait_until_up()
         yield server
@@ -218,7 +223,7 @@ def page_server(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     pinned = re.search(r"^comfyui-frontend-package==(\S+)", (host_path / "requirements.txt").read_text(), re.MULTILINE)
     if pinned and pinned[1] != (installed := importlib.metadata.version("comfyui-frontend-package")):
         pytest.skip(f"this ComfyUI's frontend is {pinned[1]}, and {installed} is installed")
-    server = Server(host_path, tmp_path_factory.mktemp("page"), "InstDiffEdit")
+    server = Server.with_link(host_path, tmp_path_factory.mktemp("page"), "InstDiffEdit")
     try:
         server.wait_until_up()
         yield server
