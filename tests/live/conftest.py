@@ -242,8 +242,9 @@ def page(request: pytest.FixtureRequest, browser: Browser, page_server: Server) 
 def frontend(page: Frontend) -> Iterator[Frontend]:
     """`page`, for a test that leaves nothing of ours in the browser's console and the server's log."""
     yield page
-    assert not page.complaints()
-    assert not complaints_in(page.server.log)
+    complaints = page.complaints() + complaints_in(page.server.log)
+    page.console.clear()
+    assert not complaints
 
 
 @pytest.fixture

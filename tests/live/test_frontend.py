@@ -1,0 +1,86 @@
+"""The pack in ComfyUI's own page, in a browser, in both of its renderers."""
+
+import re
+
+import pytest
+
+from tests.live.frontend import EXAMPLES, ROOT
+
+DOCS = ROOT / "web" / "docs"
+NAMES = sorted(each.stem for each in EXAMPLES.glob("*.json"))
+"""The templates of this pack."""
+
+
+def open_template_browser(frontend):
+    """Show this pack's templates there; the cards."""
+    frontend.page.locator(".templates-tab-button").click()
+    frontend.page.get_by_role("dialog").get_by_text("InstDiffEdit", exact=True).click()
+    frontend.page.get_by_test_id(f"template-workflow-{NAMES[-1]}").wait_for()
+    return frontend.page.locator("[data-testid^='template-workflow-']")
+
+
+def missing_nodes(frontend):
+    return frontend.page.evaluate(
+        "app.graph.nodes.map(node => node.type).filter(type => !LiteGraph.registered_node_types[type])"
+    )
+
+
+def test_the_template_browser_offers_every_template_with_its_picture_and_opens_it(frontend):
+    cards = open_template_browser(frontend)
+    assert sorted(card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()) == NAMES
+    for card in cards.all():
+        picture = card.locator("img").first
+        picture.scroll_into_view_if_needed()
+        frontend.page.wait_for_function("image => image.naturalWidth > 0", arg=picture.element_handle())
+    frontend.page.get_by_test_id("template-workflow-edit_with_text").click()
+    frontend.page.wait_for_function("app.extensionManager.workflow.activeWorkflow.filename === 'edit_with_text'")
+    assert frontend.node("InstDiffMaskedSampler")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_has_no_missing_nodes(frontend, name):
+    frontend.load(name)
+    assert len(frontend.workflow["nodes"]) > 3
+    assert not missing_nodes(frontend)
+
+
+def test_the_first_template_runs_from_the_run_button(frontend):
+    frontend.load("edit_with_text")
+    run = frontend.run()
+    assert run.outputs
+    for node in run.outputs:
+        assert frontend.node(node).pictures()
+
+
+def test_a_preview_is_on_the_sampler_while_it_samples(frontend):
+    frontend.load("edit_with_text")
+    sampler = frontend.node("InstDiffMaskedSampler")
+    sampler.set("seed", frontend.server.again())
+    prompt = frontend.press_run()
+    (preview,) = sampler.pictures()
+    assert preview["src"].startswith("blob:")
+    frontend.wait_for(prompt)
+
+
+def read(node, locale):
+    """A help page's file in a language: its headings and the text of its plain paragraphs."""
+    translated = DOCS / node / f"{locale}.md"
+    text = (translated if translated.exists() else DOCS / f"{node}.md").read_text(encoding="utf-8")
+    return re.findall(r"^(?:#+ )?([^\W\d_][^*`|_\[<]*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_every_node_has_its_help_page_with_its_pictures(frontend, locale):
+    frontend.language(locale)
+    for kind in (name for name in frontend.server.nodes if name.startswith("InstDiff")):
+        page = frontend.add(kind).help()
+        lines = read(kind, locale)
+        assert lines
+        page.get_by_text(lines[0], exact=True).first.wait_for()
+        shown = page.inner_text()
+        assert all(line.strip() in shown for line in lines), kind
+        assert not page.locator("img").evaluate_all(
+            "async all => { await Promise.allSettled(all.map(each => each.decode()));"
+            " return all.filter(each => !each.naturalWidth).map(each => each.src) }"
+        )
+    frontend.language("en")
