@@ -1,0 +1,173 @@
+import { make } from "./dom.js";
+
+const LIGHT = 0xffffffff;
+const DARK = 0xff000000;
+const DIMMED = 0xa0000000;
+const CLEAR = 0;
+
+/** Width of each line of the outline. */
+const LINE = 1.5;
+
+/** Arrow presses that cross the picture; with Shift an eighth of them. */
+const STRIDES = 64;
+
+/** @typedef {{ binary: Uint8Array, soft: Float32Array, width: number, height: number }} Mask */
+
+/**
+ * The picture with its mask, and the place on it that the user points at.
+ *
+ * What is outside the mask is dimmed; its outline is light inside and dark outside, so that it is
+ * seen on any picture. Without a picture the soft mask is shown in grey.
+ */
+export class Picture {
+  /**
+   * @param {import("./texts.js").Texts} texts
+   * @param {(place: [number, number] | null, byKeyboard: boolean) => void} onPoint
+   *   called with image pixels, or with null where the user points at nothing
+   */
+  constructor(texts, onPoint) {
+    this._onPoint = onPoint;
+    this._canvas = make("canvas", { "aria-hidden": "true" });
+    this._cursor = make("div", { class: "instdiff-cursor", hidden: "" });
+    this._frame = make(
+      "div",
+      { class: "instdiff-picture", tabindex: "0", role: "application", "aria-label": texts.picture },
+      this._canvas,
+      this._cursor,
+    );
+    this.element = make("div", { class: "instdiff-stage" }, this._frame);
+    this._base = document.createElement("canvas");
+    this._overlay = document.createElement("canvas");
+    this._mask = null;
+    this._place = null;
+
+    this._frame.addEventListener("pointermove", (event) => this._point(this._placeOf(event), false));
+    this._frame.addEventListener("pointerleave", () => this._point(null, false));
+    this._frame.addEventListener("blur", () => this._point(null, false));
+    this._frame.addEventListener("keydown", (event) => this._onKey(event));
+    this._resizes = new ResizeObserver(() => this._fit());
+    this._resizes.observe(this.element);
+  }
+
+  /**
+   * @param {Mask} mask
+   * @param {ImageData | undefined} picture of the mask's size
+   */
+  show(mask, picture) {
+    const resized = this._mask?.width !== mask.width || this._mask?.height !== mask.height;
+    this._mask = mask;
+    this._dimmed = picture ? DIMMED : CLEAR;
+    const image = picture ?? grey(mask);
+    if (image !== this._image) {
+      this._image = image;
+      Object.assign(this._base, { width: mask.width, height: mask.height });
+      this._base.getContext("2d").putImageData(image, 0, 0);
+    }
+    if (resized) this._point(null, false);
+    resized ? this._fit() : this._paint();
+  }
+
+  dispose() {
+    this._resizes.disconnect();
+  }
+
+  /** Make the canvas as large as the room and the picture's aspect ratio let it be. */
+  _fit() {
+    const { clientWidth, clientHeight } = this.element;
+    if (!this._mask || !clientWidth || !clientHeight) return;
+    const scale = Math.min(clientWidth / this._mask.width, clientHeight / this._mask.height);
+    const size = [this._mask.width * scale, this._mask.height * scale];
+    [this._frame.style.width, this._frame.style.height] = size.map((length) => `${length}px`);
+    [this._canvas.width, this._canvas.height] = size.map((length) =>
+      Math.max(1, Math.round(length * devicePixelRatio)),
+    );
+    this._paint();
+  }
+
+  _paint() {
+    const { width, height } = this._canvas;
+    const drawn = overlay(this._mask, width, height, Math.round(LINE * devicePixelRatio), this._dimmed);
+    Object.assign(this._overlay, { width, height });
+    this._overlay.getContext("2d").putImageData(drawn, 0, 0);
+    const context = this._canvas.getContext("2d");
+    context.drawImage(this._base, 0, 0, width, height);
+    context.drawImage(this._overlay, 0, 0);
+  }
+
+  _placeOf(event) {
+    const box = this._frame.getBoundingClientRect();
+    const { width, height } = this._mask;
+    return [
+      clamp(Math.floor(((event.clientX - box.left) / box.width) * width), 0, width - 1),
+      clamp(Math.floor(((event.clientY - box.top) / box.height) * height), 0, height - 1),
+    ];
+  }
+
+  _onKey(event) {
+    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    const { width, height } = this._mask;
+    const stride = Math.max(1, Math.round(Math.max(width, height) / STRIDES)) * (event.shiftKey ? 8 : 1);
+    const [x, y] = this._place ?? [width >> 1, height >> 1];
+    this._point([clamp(x + move[0] * stride, 0, width - 1), clamp(y + move[1] * stride, 0, height - 1)], true);
+  }
+
+  _point(place, byKeyboard) {
+    if (!place && !this._place) return;
+    this._place = place;
+    this._cursor.hidden = !byKeyboard;
+    if (place) {
+      this._cursor.style.left = `${((place[0] + 0.5) / this._mask.width) * 100}%`;
+      this._cursor.style.top = `${((place[1] + 0.5) / this._mask.height) * 100}%`;
+    }
+    this._onPoint(place, byKeyboard);
+  }
+}
+
+/**
+ * What lies over a picture of `width` x `height`: nothing inside the mask, `dimmed` outside, and
+ * between them a light and a dark line, each `line` pixels wide.
+ */
+function overlay(mask, width, height, line, dimmed) {
+  const inside = enlarged(mask, width, height);
+  const image = new ImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let y = 0, at = 0; y < height; y++) {
+    const up = y >= line ? line * width : 0;
+    const down = y + line < height ? line * width : 0;
+    for (let x = 0; x < width; x++, at++) {
+      const here = inside[at];
+      const left = x >= line ? line : 0;
+      const right = x + line < width ? line : 0;
+      const edge =
+        inside[at - up] !== here ||
+        inside[at + down] !== here ||
+        inside[at - left] !== here ||
+        inside[at + right] !== here;
+      pixels[at] = edge ? (here ? LIGHT : DARK) : here ? CLEAR : dimmed;
+    }
+  }
+  return image;
+}
+
+function enlarged(mask, width, height) {
+  const inside = new Uint8Array(width * height);
+  const columns = Uint32Array.from({ length: width }, (_, x) => Math.floor(((x + 0.5) * mask.width) / width));
+  for (let y = 0, at = 0; y < height; y++) {
+    const row = Math.floor(((y + 0.5) * mask.height) / height) * mask.width;
+    for (let x = 0; x < width; x++, at++) inside[at] = mask.binary[row + columns[x]];
+  }
+  return inside;
+}
+
+function grey(mask) {
+  const image = new ImageData(mask.width, mask.height);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let at = 0; at < pixels.length; at++) pixels[at] = 0xff000000 | (Math.round(mask.soft[at] * 255) * 0x010101);
+  return image;
+}
+
+function clamp(value, least, most) {
+  return Math.min(most, Math.max(least, value));
+}

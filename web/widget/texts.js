@@ -1,0 +1,63 @@
+const ENGLISH = {
+  editor: "Instant mask",
+  waiting: "Queue the workflow to see the mask here.",
+  picture: "Picture with the mask. Arrow keys move a crosshair, with Shift in larger steps.",
+  point: "Point at the picture to see which words act.",
+  words: "Words of the edit prompt that make the mask",
+  foundByItself: "Found by itself",
+  fits: "The prompt fits: the mask is the rest",
+  named: "From the words named here",
+  namedInSettings: "From the words in the settings",
+  unknown: (word) => `“${word}” is not in the edit prompt`,
+  forget: "Find it by itself",
+  area: (percent) => `Area ${percent} %`,
+  with: "goes with the mask",
+  against: "goes against the mask",
+  index: "index word",
+  acting: (word, percent) => `${word} ${percent} %`,
+  threshold: "Threshold",
+  reset: "Use the settings' threshold",
+  step: "Step",
+  stepOf: (step, steps) => `${step} of ${steps}`,
+  previous: "Previous picture",
+  next: "Next picture",
+  pictureOf: (number, count) => `Picture ${number} of ${count}`,
+};
+
+const CHINESE = {
+  editor: "即时遮罩",
+  waiting: "运行工作流后，遮罩会显示在这里。",
+  picture: "带遮罩的图像。方向键移动十字光标，按住 Shift 移动得更快。",
+  point: "将指针移到图像上，查看哪些词在此处起作用。",
+  words: "生成遮罩的编辑提示词中的词",
+  foundByItself: "自动找到",
+  fits: "提示词与主体相符：遮罩为其余部分",
+  named: "由此处指定的词生成",
+  namedInSettings: "由设置中的词生成",
+  unknown: (word) => `编辑提示词中没有“${word}”`,
+  forget: "自动查找",
+  area: (percent) => `面积 ${percent}%`,
+  with: "与遮罩一致",
+  against: "与遮罩相反",
+  index: "索引词",
+  acting: (word, percent) => `${word} ${percent}%`,
+  threshold: "阈值",
+  reset: "使用设置中的阈值",
+  step: "步",
+  stepOf: (step, steps) => `${step} / ${steps}`,
+  previous: "上一张图像",
+  next: "下一张图像",
+  pictureOf: (number, count) => `第 ${number} 张，共 ${count} 张`,
+};
+
+/** @typedef {typeof ENGLISH} Texts */
+
+/**
+ * The widget's texts in the language of a locale such as "en" or "zh"; English where it is unknown.
+ *
+ * @param {string | undefined} locale
+ * @returns {Texts}
+ */
+export function textsFor(locale) {
+  return locale?.startsWith("zh") ? CHINESE : ENGLISH;
+}
