@@ -8,6 +8,7 @@ from .diffedit import DiffEditMask
 from .encode import EncodeEditPrompt
 from .finish import InpaintFinish
 from .guidance import InstantMaskGuidance
+from .heatmap import AttentionHeatmaps
 from .mini import LoadMiniModel, MiniScene
 from .refine import MaskSettingsNode, RefineInstantMask
 from .sampler import MaskedSampler
@@ -22,6 +23,7 @@ class InstDiffEdit(ComfyExtension):
             CaptureAttention,
             RefineInstantMask,
             MaskSettingsNode,
+            AttentionHeatmaps,
             MaskedSampler,
             InstantMaskGuidance,
             InpaintFinish,

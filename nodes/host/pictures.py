@@ -61,7 +61,7 @@ def picture_for(image: Tensor, record: AttentionRecord) -> Tensor:
     if not all(0 <= each < scale for each in slack):
         raise ValueError(
             f"the image is {image.shape[2]} x {image.shape[1]}, the sampled picture {width} x {height}: "
-            "give Refine Instant Mask the picture that went into VAE Encode"
+            "connect the picture that went into VAE Encode"
         )
     top, left = slack[0] // 2, slack[1] // 2
     picture = image[:, top : top + height, left : left + width, :3].movedim(-1, 1)

@@ -65,7 +65,7 @@ class InstantMaskGuide:
         if self._record is None:
             raise ValueError(
                 "nothing was sampled with this model yet: set denoise above 0, and connect the sampler's LATENT to "
-                "the input 'sampled' of Refine Instant Mask, so that it runs after the sampler"
+                "this node's input 'sampled', so that it runs after the sampler"
             )
         return self._record
 

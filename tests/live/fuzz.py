@@ -128,6 +128,14 @@ def valid_graphs() -> dict[str, Graph]:
                 latent_image=["latent", 0], seed=1, draws=1, denoise=0.5, ratio=3.0, threshold=0.5,
             )
         },
+        "heatmaps": {
+            "run": node("InstDiffCaptureAttention", **sampling, latent_image=["latent", 0]),
+            "heat": node(
+                "InstDiffAttentionHeatmaps", attention=["run", 1], colormap="viridis", opacity=0.7, steps=0,
+                image=["picture", 0], sampled=["run", 0],
+            ),
+            "out": node("PreviewImage", images=["heat", 0]),
+        },
         "compare": {
             "out": node(
                 "InstDiffCompareEdit", before=["picture", 0], after=["picture", 0], mask=["scene", 1],

@@ -7,6 +7,7 @@ RELEASED = {
     "InstDiffCaptureAttention",
     "InstDiffRefineMask",
     "InstDiffMaskSettings",
+    "InstDiffAttentionHeatmaps",
     "InstDiffMaskedSampler",
     "InstDiffMaskGuidance",
     "InstDiffInpaintFinish",

@@ -1,0 +1,83 @@
+"""Attention Heatmaps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..instdiff_core.heatmap import COLORMAPS, heatmaps
+from . import host
+from .checks import checked
+from .types import CATEGORY, Attention
+
+
+class AttentionHeatmaps(io.ComfyNode):
+    """The pictures are one batch in float32, on the CPU as a rule: a megapixel takes 12 MB a word."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstDiffAttentionHeatmaps",
+            display_name="Attention Heatmaps",
+            category=CATEGORY,
+            description=(
+                "Shows for every word of the prompt where it acted, and which of them is the index word: the one "
+                "whose place is most like the mask."
+            ),
+            inputs=[
+                Attention.Input(
+                    "attention", tooltip="From Masked Sampler, Capture Attention or Instant Mask Guidance."
+                ),
+                io.Combo.Input(
+                    "colormap",
+                    options=list(COLORMAPS),
+                    default="viridis",
+                    tooltip="The colours, from 0 (dark: the word does not act there) to 1 (bright: it acts most "
+                    "there). All are told apart by colour-blind people too.",
+                ),
+                io.Float.Input(
+                    "opacity",
+                    default=0.7,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How much the colours cover the picture: 0 shows the picture alone, 1 the colours alone.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="Use only the first steps of the run; 0 uses all.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The picture that was sampled, to see the words on it; without it the colours alone.",
+                ),
+                io.Latent.Input(
+                    "sampled",
+                    optional=True,
+                    tooltip="Attention from Instant Mask Guidance is there only after sampling: connect the sampler's "
+                    "LATENT, so that this node runs after it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    tooltip="A picture for each word, in the order of the prompt; of a batch, picture by picture."
+                )
+            ],
+        )
+
+    @classmethod
+    @checked
+    def execute(
+        cls, attention: Any, colormap: str, opacity: float, steps: int, image: Any = None, sampled: Any = None
+    ) -> io.NodeOutput:
+        if isinstance(attention, host.InstantMaskGuide):
+            attention = attention.record
+        picture = None if image is None else host.picture_for(image, attention)
+        evidence = attention.evidence(steps or None)
+        shown = heatmaps(evidence, attention.words, attention.image_size, colormap, picture, opacity)
+        return io.NodeOutput(host.to_intermediate(shown))
