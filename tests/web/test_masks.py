@@ -1,0 +1,227 @@
+"""The browser's masks are those that Python makes of the same record and the same pictures.
+
+At most `APART` of the pixels may differ, and only pixels whose soft mask is as good as the threshold.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from instdiff_core.evidence import ERROR, ERROR_WITHOUT, AttentionRecord
+from instdiff_core.export import exported
+from instdiff_core.mini.scenes import compose
+from instdiff_core.pipeline import edit, load_mini
+from instdiff_core.refine import PRESETS, MaskSettings, refine_record
+from tests.web.core import Core, make_pictures, make_record
+
+APART = 0.002
+ROUNDING = 1e-4
+"""How far the soft masks may be apart."""
+
+WORDS = ("a", "frog", "on", "the", "grass", "frog")
+DEFAULT, PAPER = PRESETS["default"], PRESETS["paper"]
+both_presets = pytest.mark.parametrize("settings", [DEFAULT, PAPER], ids=["default", "paper"])
+
+
+def assert_same(
+    core: Core, record: AttentionRecord, settings: MaskSettings, pictures: NDArray[np.uint8] | None = None,
+    **choice: Any,
+) -> None:  # fmt: skip
+    """Every picture of the batch has the same mask, index word and weights in both."""
+    own = replace(
+        settings,
+        threshold=choice.get("threshold", 0) or settings.threshold,
+        target=choice.get("words", ()) or settings.target,
+    )
+    colours = None if pictures is None else torch.tensor(pictures).movedim(-1, 1) / 255
+    wanted = refine_record(record, own, choice.get("steps", 0) or None, colours)
+    core.open(exported(record, settings), pictures)
+    for number in range(record.maps.shape[1]):
+        found = core.refine(**choice, picture=number)
+        soft, different = wanted.soft[number].numpy(), found.binary != wanted.binary[number].numpy()
+        assert different.mean() <= APART
+        assert abs(found.soft - soft).max() <= ROUNDING
+        assert (abs(soft - own.threshold)[different] <= ROUNDING).all()
+        assert found.index == int(wanted.roles.index[number])
+        assert found.weights == wanted.roles.weights[number].int().tolist()
+        assert found.fits == bool(wanted.fits[number])
+        assert found.area == pytest.approx(found.binary.mean())
+        assert (found.threshold, tuple(found.words)) == (own.threshold, own.target)
+
+
+@both_presets
+@pytest.mark.parametrize("with_picture", [False, True], ids=["no picture", "picture"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {},
+        {"threshold": 0.05},
+        {"threshold": 0.35},
+        {"threshold": 0.8},
+        {"threshold": 1},
+        {"words": ("Frog",)},
+        {"words": ("grass", "a")},
+        {"steps": 1},
+        {"steps": 2, "words": ("the",), "threshold": 0.6},
+        {"steps": 99},
+    ],
+    ids=str,
+)
+def test_every_choice(core, settings, with_picture, choice):
+    for seed in range(2):
+        record = make_record(WORDS, seed=seed, steps=4)
+        assert_same(core, record, settings, make_pictures(record, 1, seed) if with_picture else None, **choice)
+
+
+@both_presets
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"blur": 0},
+        {"blur": 5},
+        {"share": True},
+        {"share": True, "target": ("frog",)},
+        {"threshold": 0.0},
+        {"target": ("grass",)},
+        {"positive": 0.3, "negative": 0.0},
+        {"positive": 1.0, "negative": -1.0},
+    ],
+    ids=str,
+)
+def test_every_setting_on_a_batch(core, settings, changes):
+    record = make_record(WORDS, batch=2, seed=3)
+    for pictures in (None, make_pictures(record, 1), make_pictures(record, 2)):
+        assert_same(core, record, replace(settings, **changes), pictures)
+
+
+@both_presets
+@pytest.mark.parametrize(
+    ("grid", "latent"),
+    [
+        ((7, 9), (13, 19)),
+        ((5, 16), (10, 31)),
+        ((1, 1), (4, 4)),
+        ((16, 8), (64, 32)),
+        ((12, 12), (12, 12)),
+        ((3, 40), (2, 9)),
+    ],
+    ids=str,
+)
+def test_every_size(core, settings, grid, latent):
+    record = make_record(WORDS, grid=grid, latent=latent, seed=4)
+    for pictures in (None, make_pictures(record, 1)):
+        assert_same(core, record, settings, pictures)
+        assert_same(core, record, settings, pictures, words=("frog",))
+
+
+@both_presets
+def test_one_word_and_one_hundred(core, settings):
+    for texts in (("frog",), tuple(f"word{number}" for number in range(100))):
+        assert_same(core, make_record(texts, seed=5), settings)
+
+
+@both_presets
+@pytest.mark.parametrize("value", [0.0, 0.3, float("nan")])
+def test_maps_that_say_nothing(core, settings, value):
+    record = make_record(WORDS, seed=6)
+    flat = torch.full_like(record.maps, value)
+    extents = torch.full_like(record.extents, 0.0 if value != value else value)
+    for changed in (
+        replace(record, maps=flat, extents=extents),
+        replace(record, maps=flat, extents=extents, guide=torch.zeros_like(record.guide)),
+    ):
+        assert_same(core, changed, settings, np.full((1, *record.image_size, 3), 77, np.uint8))
+        assert_same(core, changed, settings, words=("frog",))
+
+
+@both_presets
+def test_single_maps_that_say_nothing(core, settings):
+    record = make_record(WORDS, seed=7)
+    maps, extents = record.maps.clone(), record.extents.clone()
+    maps[:, :, 3], maps[:, :, 5] = 0, float("inf")
+    extents[:, :, 4] = 0.5
+    assert_same(core, replace(record, maps=maps, extents=extents), settings, words=("on", "frog"))
+
+
+def test_a_prompt_that_fits_what_is_there(core):
+    record = make_record(WORDS, seed=8)
+    extents = record.extents.clone()
+    extents[:, :, ERROR] = extents[:, :, ERROR_WITHOUT] * 0.95
+    fitting = replace(record, extents=extents)
+    assert_same(core, fitting, DEFAULT, make_pictures(record, 1))
+    assert core.refine().fits
+    assert not core.refine(words=("frog",)).fits
+
+
+def test_a_run_without_negative_prompt(core):
+    record = make_record(WORDS, seed=9)
+    extents = record.extents.clone()
+    extents[:, :, ERROR_WITHOUT] = 0
+    assert_same(core, replace(record, extents=extents), DEFAULT, make_pictures(record, 1))
+
+
+@pytest.mark.parametrize(("subject", "background"), [("cat", "grass"), ("dog", "sand")])
+def test_runs_of_the_mini_model(core, subject, background):
+    pixels = compose(np.random.default_rng(5), [subject], background, size=128)[0]
+    record = edit(load_mini(), pixels, "a frog on the grass", draws=2, steps=8, finish_strength=0).record
+    for settings, share in itertools.product((DEFAULT, PAPER), (False, True)):
+        for choice in ({}, {"words": ("frog",)}, {"steps": 1, "threshold": 0.4}):
+            assert_same(core, record, replace(settings, share=share), pixels[None], **choice)
+
+
+def test_moving_back_and_forth_forgets_nothing(core):
+    record = make_record(WORDS, batch=2, steps=4, seed=10)
+    moves = [
+        {},
+        {"steps": 2},
+        {"words": ("grass",)},
+        {"picture": 1},
+        {"threshold": 0.7},
+        {},
+        {"picture": 1, "steps": 2},
+    ]
+    file, pictures = exported(record, DEFAULT), make_pictures(record, 2)
+    core.open(file, pictures)
+    moved = [core.refine(**move) for move in moves]
+    for move, found in zip(moves, moved, strict=True):
+        core.open(file, pictures)
+        assert np.array_equal(core.refine(**move).soft, found.soft)
+
+
+def test_the_words_at_a_place_come_strongest_first(core):
+    record = make_record(WORDS, batch=2, seed=11)
+    core.open(exported(record, DEFAULT))
+    extents = record.evidence(2).extents[1, 3:]
+    low, high = extents.amin((-2, -1), keepdim=True), extents.amax((-2, -1), keepdim=True)
+    size = record.image_size
+    values = torch.nn.functional.interpolate(((extents - low) / (high - low))[None], size, mode="bilinear")[0]
+    for x, y in [(0, 0), (100, 40), (size[1] - 1, size[0] - 1), (77, 200)]:
+        found = core.words_at(x, y, steps=2, picture=1)
+        here = values[:, y, x]
+        assert [value for _, value in found] == pytest.approx(sorted(here[here > 0].tolist(), reverse=True), abs=1e-5)
+        assert all(value == pytest.approx(here[number].item(), abs=1e-5) for number, value in found)
+
+
+def test_places_outside_the_picture_have_the_words_of_its_border(core):
+    core.open(exported(make_record(WORDS), DEFAULT))
+    assert core.words_at(-5, 1e6) == core.words_at(0, 255)
+
+
+@pytest.mark.parametrize(("word", "prompt"), [("FROG", "frog"), ("ß", "SS"), ("ΟΔΟΣ", "οδος"), ("ÉTÉ", "été")])
+def test_case_is_ignored_as_in_python(core, word, prompt):
+    record = make_record((prompt, "grass"))
+    assert_same(core, record, DEFAULT, words=(word,))
+    assert core.refine(words=(word,)).index == 0
+
+
+def test_a_word_that_is_not_in_the_prompt_is_named(core):
+    core.open(exported(make_record(WORDS), DEFAULT))
+    with pytest.raises(Exception, match='"cat" is not in the edit prompt'):
+        core.refine(words=("frog", "cat"))
