@@ -248,13 +248,14 @@ def frontend(page: Frontend) -> Iterator[Frontend]:
 
 
 @pytest.fixture
-def workflow(server: Server) -> Callable[[str | Path], Graph]:
+def workflow(server: Server) -> Callable[..., Graph]:
     """``workflow(name)``: an example workflow as /prompt takes it, made as ComfyUI's frontend does.
 
-    A path gives any other saved workflow. A node's id is its title, else its type.
+    A path gives any other saved workflow, and `steps` one that samples in so many. A node's id is its title,
+    else its type.
     """
 
-    def load(name: str | Path) -> Graph:
+    def load(name: str | Path, steps: int = 0) -> Graph:
         file = name if isinstance(name, Path) else ROOT / "example_workflows" / f"{name}.json"
         saved = json.loads(file.read_text(encoding="utf-8"))
         ids: dict[int, str] = {}
@@ -262,18 +263,21 @@ def workflow(server: Server) -> Callable[[str | Path], Graph]:
             title = node.get("title", node["type"])
             ids[node["id"]] = title if title not in ids.values() else f"{title} {node['id']}"
         origins = {link[0]: [ids[link[1]], link[2]] for link in saved["links"]}
-        return {
+        graph = {
             ids[node["id"]]: {"class_type": node["type"], "inputs": _inputs(node, origins, server.nodes[node["type"]])}
             for node in saved["nodes"]
             if node["type"] != NOTE
         }
+        for inputs in (node["inputs"] for node in graph.values()):
+            if steps and inputs.get("steps"):
+                inputs["steps"] = steps
+        return graph
 
     return load
 
 
 NOTE = "MarkdownNote"
 """A node of the frontend alone."""
-
 
 CONTROL = "control_after_generate"
 """The frontend's own widget beside a seed."""
