@@ -105,7 +105,7 @@ export class MaskEditor {
 
   _slider(label, limits, name) {
     const input = make("input", { type: "range", ...limits });
-    const value = make("output");
+    const value = make("span", { class: "instdiff-value", "aria-hidden": "true" }); // the slider says it itself
     const row = make(
       "div",
       { class: "instdiff-row" },
@@ -123,7 +123,7 @@ export class MaskEditor {
   }
 
   _pager() {
-    const value = make("output");
+    const value = make("span", { role: "status" });
     const turn = (by) => {
       this._number += by;
       this._schedule();
@@ -213,6 +213,7 @@ export class MaskEditor {
     input.max = String(record.steps);
     input.value = String(step);
     value.textContent = this._texts.stepOf(step, record.steps);
+    input.setAttribute("aria-valuetext", value.textContent);
     input.disabled = this._fixed.includes("steps") || record.steps === 1;
   }
 

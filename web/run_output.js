@@ -1,0 +1,73 @@
+/**
+ * What Refine Instant Mask leaves for the browser after a run.
+ *
+ * References to it travel in saved workflows, which anyone may have written: nothing in them is
+ * trusted, and what is missing or malformed counts as "no run".
+ */
+
+import { readRecord } from "./core/evidence.js";
+import { Refinery } from "./core/refine.js";
+
+const KEPT = 4;
+
+/** @type {Map<string, Promise<object | null>>} the latest runs, for nodes that undo makes anew */
+const loaded = new Map();
+
+/** @typedef {{ filename: string, subfolder: string, type: "temp" }} Reference a file as the host's /view names it */
+
+/**
+ * @param {unknown} value from a run's output or a saved workflow
+ * @returns {{ record: Reference, pictures: Reference[] } | null}
+ */
+export function readReferences(value) {
+  const pictures = value?.pictures;
+  if (!Array.isArray(pictures) || ![value.record, ...pictures].every(isReference)) return null;
+  return { record: reference(value.record), pictures: pictures.map(reference) };
+}
+
+/**
+ * @param {{ record: Reference, pictures: Reference[] }} references
+ * @param {(reference: Reference) => Promise<Response>} fetchFile
+ * @returns {Promise<{ record: object, pictures: ImageData[], refinery: Refinery } | null>}
+ */
+export function loadRun(references, fetchFile) {
+  const name = JSON.stringify(references);
+  const run = loaded.get(name) ?? load(references, fetchFile).catch(() => (loaded.delete(name), null));
+  loaded.delete(name);
+  loaded.set(name, run);
+  if (loaded.size > KEPT) loaded.delete(loaded.keys().next().value);
+  return run;
+}
+
+async function load(references, fetchFile) {
+  const [file, ...pictures] = await Promise.all([
+    fetchFile(references.record).then(whole).then((response) => response.arrayBuffer()),
+    ...references.pictures.map((picture) => fetchFile(picture).then(whole).then(readPicture)),
+  ]);
+  const record = readRecord(file);
+  return { record, pictures, refinery: new Refinery(record, pictures) };
+}
+
+function whole(response) {
+  if (!response.ok) throw new Error(`the host answered ${response.status}`);
+  return response;
+}
+
+async function readPicture(response) {
+  const image = await createImageBitmap(await response.blob(), { colorSpaceConversion: "none" });
+  const context = new OffscreenCanvas(image.width, image.height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0);
+  return context.getImageData(0, 0, image.width, image.height);
+}
+
+function isReference(value) {
+  return isPlainName(value?.filename) && value.filename && isPlainName(value.subfolder) && value.type === "temp";
+}
+
+function isPlainName(value) {
+  return typeof value === "string" && !/[/\\]|\.\./.test(value);
+}
+
+function reference({ filename, subfolder, type }) {
+  return { filename, subfolder, type };
+}
