@@ -24,6 +24,7 @@ import nodes
 from ...instdiff_core.attention import affinity, downscale_to_read, word_maps
 from ...instdiff_core.blend import keep_original
 from ...instdiff_core.evidence import AttentionRecord, Predictions, Recorder
+from ...instdiff_core.preview import marching_ants, white_and_black
 from ...instdiff_core.refine import MaskSettings, refine
 from ...instdiff_core.tokens import PromptWords
 from .pictures import Latent, repeat_to_batch
@@ -31,6 +32,7 @@ from .text import WORDS, Conditioning, checked_words
 
 Attend = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 Read = Callable[[Tensor, Tensor, dict[str, Any]], None]
+Progress = Callable[[int, Tensor, Tensor, int], Any]
 
 SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
 """The names that KSampler offers, with those that other packs have added."""
@@ -151,11 +153,34 @@ class InstantMaskRun:
         self, executor: Any, guider: Any, sigmas: Tensor, extra: Any, callback: Any, noise: Tensor,
         latent: Tensor, *args: Any, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
-        """SAMPLER_SAMPLE: learn the clean latent and the noise, in the model's own space."""
+        """SAMPLER_SAMPLE: learn the clean latent and the noise, in the model's own space; outline the previews."""
         self._check_areas(latent)
         self._clean = guider.inner_model.process_latent_in(self._original.to(latent))
         self._noise = noise if self._noisy else None
+        if callback is not None:
+            callback = self._outlining(callback)
         return executor(guider, sigmas, extra, callback, noise, latent, *args, **kwargs)
+
+    def _outlining(self, callback: Progress) -> Progress:
+        """A callback whose preview shows the mask's outline, where the host can show latents of this kind."""
+        latent_format = self._guider.model_patcher.get_model_object("latent_format")
+        if latent_format.latent_rgb_factors is None:
+            return callback
+        white, black = (
+            colour.to(self._clean)
+            for colour in white_and_black(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
+        )
+
+        def show(step: int, denoised: Tensor, x: Tensor, total: int) -> Any:
+            if self.mask is None:
+                return callback(step, denoised, x, total)
+            shown = marching_ants(denoised, self.mask, white, black, step)
+            result = callback(step, shown, x, total)
+            # who keeps it, as SamplerCustomAdvanced does for its second output, keeps what was denoised
+            shown.copy_(denoised)
+            return result
+
+        return show
 
     def _check_areas(self, latent: Tensor) -> None:
         """Raises ``ValueError`` when the edit prompt is limited to a part of the picture.
