@@ -13,12 +13,13 @@ import sys
 import venv
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.live.conftest import Graph, Server
 from tests.live.frontend import complaints_in
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -135,28 +136,29 @@ def manager(python: Path, comfy: Path) -> Callable[..., str]:
     """``manager("update", FOLDER)``: Manager's own command line, on `comfy`."""
 
     def command(*words: str) -> str:
-        return run(python, "-m", "cm_cli", *words, "--mode", "local", env={"COMFYUI_PATH": str(comfy), **ONLY_PIP})
+        env = {"COMFYUI_PATH": str(comfy), "COLUMNS": "500", **ONLY_PIP}
+        return run(python, "-m", "cm_cli", *words, "--mode", "local", env=env)
 
     return command
 
 
 @pytest.fixture
-def start(server: Any, python: Path, comfy: Path) -> Callable[[], Any]:
+def start(python: Path, comfy: Path) -> Callable[[], AbstractContextManager[Server]]:
     """``with start() as server``: a server in `comfy`."""
 
     @contextmanager
-    def started() -> Iterator[Any]:
-        own = type(server)(comfy, comfy, python=python)
+    def started() -> Iterator[Server]:
+        server = Server(comfy, comfy, python=python)
         try:
-            own.wait_until_up()
-            yield own
+            server.wait_until_up()
+            yield server
         finally:
-            own.stop()
+            server.stop()
 
     return started
 
 
-def ours(server: Any) -> set[str]:
+def ours(server: Server) -> set[str]:
     return {name for name in server.nodes if name.startswith("InstDiff")}
 
 
@@ -165,7 +167,7 @@ def files_in(folder: Path) -> set[str]:
     return {name for name in names if not name.startswith(".git/")}
 
 
-def assert_works(installed: Any, server: Any, graph: dict[str, Any]) -> None:
+def assert_works(installed: Server, server: Server, graph: Graph) -> None:
     """A server with the installed pack has the nodes that `server` has, edits a picture, and has no complaints."""
     assert ours(installed) == ours(server)
     saved = next(node for node in graph if graph[node]["class_type"] == "SaveImage")
