@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 RELEASES = sorted((Path(__file__).resolve().parent.parent / "released").iterdir())
-WORKFLOWS = [file for release in RELEASES for file in sorted((release / "workflows").glob("*.json"))]
+WORKFLOWS = [
+    pytest.param(file, id=f"{release.name}-{file.stem}")
+    for release in RELEASES
+    for file in sorted((release / "workflows").glob("*.json"))
+]
 NODES = [
     pytest.param(kind, node, id=f"{release.name}-{kind}")
     for release in RELEASES
@@ -43,6 +47,20 @@ def test_links_from_a_released_node_still_find_their_outputs(server, kind, relea
     assert outputs[: len(released["outputs"])] == released["outputs"]
 
 
-@pytest.mark.parametrize("file", WORKFLOWS, ids=[f"{file.parent.parent.name}-{file.stem}" for file in WORKFLOWS])
+@pytest.mark.parametrize("file", WORKFLOWS)
 def test_a_released_workflow_still_runs(server, workflow, file):
     assert server.run(workflow(file, steps=4)).outputs
+
+
+@pytest.mark.parametrize("file", WORKFLOWS)
+def test_a_released_workflow_opens_in_the_browser_as_it_was_saved(frontend, file):
+    released = json.loads((file.parent.parent / "nodes.json").read_text(encoding="utf-8"))
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    frontend.load(saved)
+    opened = frontend.workflow
+    assert [node["type"] for node in opened["nodes"]] == [node["type"] for node in saved["nodes"]]
+    assert sorted(map(tuple, opened["links"])) == sorted(map(tuple, saved["links"]))
+    for node in saved["nodes"]:
+        if node["type"] in released and node["widgets_values"]:
+            values = dict(zip(released[node["type"]]["widgets"], node["widgets_values"], strict=True))
+            assert values.items() <= frontend.node(str(node["id"])).widgets().items()
