@@ -61,6 +61,11 @@ class Failed(Exception):
     """What the user is told when a workflow does not run."""
 
 
+@pytest.fixture
+def failed() -> type[Failed]:
+    return Failed
+
+
 class Run:
     """A workflow that ran: what it made, and what the host did for it."""
 
@@ -104,10 +109,11 @@ class Server:
 
     @classmethod
     def with_link(cls, comfy: Path, base: Path, folder_name: str = FOLDER_NAME) -> Server:
-        """With this repository, linked into the empty folder `base`, as its only pack."""
+        """With this repository, linked into the empty folder `base`, as its only pack; previews are on."""
         (base / "custom_nodes").mkdir()
         (base / "custom_nodes" / folder_name).symlink_to(ROOT, target_is_directory=True)
-        return cls(comfy, base, "--disable-all-custom-nodes", "--whitelist-custom-nodes", folder_name)
+        alone = ("--disable-all-custom-nodes", "--whitelist-custom-nodes", folder_name)
+        return cls(comfy, base, *alone, "--preview-method", "latent2rgb")
 
     def wait_until_up(self) -> None:
         def up() -> bool:
@@ -279,8 +285,8 @@ def workflow(server: Server) -> Callable[..., Graph]:
 NOTE = "MarkdownNote"
 """A node of the frontend alone."""
 
-CONTROL = "control_after_generate"
-"""The frontend's own widget beside a seed."""
+SECOND_WIDGETS = {"control_after_generate": "control_after_generate", "image_upload": "upload"}
+"""Options of an input that give it a second widget, of the frontend alone, and that widget's name."""
 
 
 def _widgets(kind: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -291,14 +297,15 @@ def _widgets(kind: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             widget = isinstance(type_, list) or type_ in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
             if widget and not options.get("forceInput"):
                 yield name, options
-                if options.get(CONTROL):
-                    yield CONTROL, {}
+                for option, second in SECOND_WIDGETS.items():
+                    if options.get(option):
+                        yield second, {}
 
 
 def _inputs(node: dict[str, Any], origins: dict[int, list[Any]], kind: dict[str, Any]) -> dict[str, Any]:
-    values = iter(node["widgets_values"])
+    values = iter(node.get("widgets_values", []))
     # a saved workflow can be older than the last widgets of its nodes
     typed = {name: next(values, options.get("default")) for name, options in _widgets(kind)}
     assert not list(values), f"{node['type']} has more values than widgets"
     linked = {each["name"]: origins[each["link"]] for each in node["inputs"] if each["link"] is not None}
-    return {name: value for name, value in typed.items() if name != CONTROL} | linked
+    return {name: value for name, value in typed.items() if name not in SECOND_WIDGETS.values()} | linked
