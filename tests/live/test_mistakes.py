@@ -4,9 +4,8 @@ import pytest
 
 
 @pytest.fixture
-def told(server, workflow, request):
+def told(server, workflow, failed):
     """``told(change)``: the message after `change(graph)` was made to edit_with_text.json."""
-    failed = request.config.pluginmanager.get_plugin(str(request.path.parent / "conftest.py")).Failed
 
     def run(change):
         graph = workflow("edit_with_text")

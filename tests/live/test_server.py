@@ -112,7 +112,8 @@ def test_retune_mask_gives_masks_over_the_object(server, workflow):
     graph = workflow("retune_mask")
     save(graph, "object", ["InstDiffMiniScene", 1])
     save(graph, "found", ["As sampled", 0])
-    save(graph, "named", ["Only the word 'car'", 0])
+    graph["A higher threshold"]["inputs"] |= {"threshold": 0, "words": "car"}
+    save(graph, "named", ["A higher threshold", 0])
     run = server.run(graph)
     for shown in (name for name, node in graph.items() if node["class_type"] == REFINE):
         assert run.picture(shown).any(), f"{shown} shows its mask"
@@ -125,7 +126,7 @@ def test_retuning_does_not_sample_again(server, workflow):
     save(graph, "mask", ["As sampled", 0])
     graph = only(graph, "mask")
     first = binary(server.run(graph).picture("mask"))
-    graph["Mask Settings: as sampled"]["inputs"]["threshold"] = 0.7
+    graph["As sampled"]["inputs"]["threshold"] = 0.7
     run = server.run(graph)
     assert SAMPLER in run.cached
     assert "As sampled" not in run.cached
