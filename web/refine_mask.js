@@ -29,6 +29,7 @@ app.registerExtension({
     style.rel = "stylesheet";
     style.href = new URL("./widget/mask_editor.css", import.meta.url).href;
     document.head.append(style);
+    api.addEventListener("execution_success", noteChange); // else a reload would not know of the run
   },
   nodeCreated(node) {
     if (node.constructor.comfyClass === "InstDiffRefineMask") mount(node);

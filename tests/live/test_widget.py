@@ -1,0 +1,366 @@
+"""The mask editor of Refine Instant Mask, in ComfyUI's own page and in both of its renderers."""
+
+import base64
+import io
+import json
+import urllib.parse
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.live.frontend import EXAMPLES
+
+NODE = "InstDiffRefineMask"
+WAITING = "Queue the workflow to see the mask here."
+TOLERANCE = 0.002
+"""The part of the pixels in which what is shown may differ from what Python makes of it."""
+
+
+class Editor:
+    """The mask editor of the only Refine Instant Mask in the page."""
+
+    def __init__(self, frontend):
+        self.frontend = frontend
+        self.page = frontend.page
+        self.element = self.page.get_by_role("group", name="Instant mask")
+
+    @property
+    def node(self):
+        return self.frontend.node(NODE)
+
+    @property
+    def inputs(self):
+        values = self.node.widgets()
+        return {name: values[name] for name in ("threshold", "words", "steps")}
+
+    @property
+    def threshold(self):
+        return self.element.get_by_role("slider", name="Threshold")
+
+    @property
+    def step(self):
+        return self.element.get_by_role("slider", name="Step")
+
+    @property
+    def picture(self):
+        return self.element.get_by_role("application")
+
+    @property
+    def words(self):
+        return self.element.get_by_role("toolbar").get_by_role("button")
+
+    def word(self, text):
+        return self.words.filter(has=self.page.get_by_text(text, exact=True)).first
+
+    @property
+    def origin(self):
+        """What the mask is said to come from."""
+        return self.element.get_by_role("status").last.inner_text()
+
+    def area(self):
+        """The area of the mask as it is told, in per cent."""
+        self.frontend.settle()
+        return float(self.element.get_by_text("Area").inner_text().split()[1])
+
+    def drawing(self):
+        """What is drawn, ``[h, w, 3]``."""
+        self.frontend.settle()
+        data = self.picture.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+        return pixels(base64.b64decode(data.partition(",")[2]))
+
+    def mask(self):
+        """The mask as it is seen ``[h, w]``, and where it can be told from a picture that is dark itself."""
+        drawn = self.drawing().astype(float).sum(-1)
+        run = self.node.evaluate("node.properties.instdiff_record")
+        query = urllib.parse.urlencode(run["pictures"][0])
+        picture = pixels(self.frontend.server.get(f"/view?{query}"), drawn.shape[::-1]).astype(float).sum(-1)
+        return drawn > picture * 0.7, (picture > 150) | (drawn > 700)
+
+    def matches(self, run):
+        """Whether what is seen is the mask that a run made."""
+        seen, clear = self.mask()
+        made = Image.fromarray(run.picture(str(self.node.number))[..., 0])
+        height, width = seen.shape
+        made = np.asarray(made)[sampled(height, made.height)][:, sampled(width, made.width)] > 127
+        return (seen != made)[clear].mean() <= TOLERANCE and clear.mean() > 0.5
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+        self.frontend.settle()
+
+
+def pixels(data, size=None):
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray((image.resize(size, Image.Resampling.BILINEAR) if size else image).convert("RGB"))
+
+
+def sampled(count, of):
+    return ((np.arange(count) + 0.5) * of / count).astype(int)
+
+
+def workflow(prompt="a red car on the grass", copies=1):
+    """The template retune_mask with few steps, and one Refine Instant Mask that has room."""
+    saved = json.loads((EXAMPLES / "retune_mask.json").read_text(encoding="utf-8"))
+    kept, *others = (node for node in saved["nodes"] if node["type"] == NODE)
+    kept.update(title=NODE, pos=[1400, 1600], size=[420, 640], widgets_values=[0, 0, ""], properties={})
+    gone = {node["id"] for node in others} | {node["id"] for node in saved["nodes"] if node["type"] == "PreviewAny"}
+    saved["nodes"] = [node for node in saved["nodes"] if node["id"] not in gone]
+    saved["links"] = [link for link in saved["links"] if not gone & {link[1], link[3]}]
+    alive = {link[0] for link in saved["links"]}
+    for node in saved["nodes"]:
+        for output in node["outputs"]:
+            output["links"] = [link for link in output["links"] or [] if link in alive]
+        for given in node["inputs"]:
+            given["link"] = given["link"] if given["link"] in alive else None
+        if node["type"] == "InstDiffMaskedSampler":
+            node["widgets_values"][2] = 5
+        if node["type"] == "InstDiffEncodeEditPrompt":
+            node["widgets_values"][0] = prompt
+    return saved
+
+
+@pytest.fixture
+def opened(frontend):
+    """``opened(prompt)``: the editor after a run."""
+
+    def run(prompt="a red car on the grass"):
+        frontend.load(workflow(prompt))
+        frontend.run()
+        editor = Editor(frontend)
+        editor.node.show()
+        editor.picture.wait_for()
+        frontend.settle()
+        return editor
+
+    return run
+
+
+@pytest.fixture
+def editor(opened):
+    return opened()
+
+
+def test_before_a_run_the_editor_says_how_to_get_a_mask(frontend):
+    frontend.load(workflow())
+    editor = Editor(frontend)
+    editor.node.show()
+    assert editor.element.inner_text() == WAITING
+
+
+def test_what_is_seen_is_what_the_next_run_gives(frontend, editor):
+    assert editor.matches(frontend.run())
+    before = editor.area()
+    editor.threshold.focus()
+    editor.press(*["Shift+ArrowRight", "ArrowRight"] * 5, *["PageUp"] * 2)
+    assert editor.inputs["threshold"] > 0.5
+    assert editor.area() < before
+    assert editor.matches(frontend.run())
+    editor.word("grass").click()
+    editor.step.fill("2")
+    assert editor.inputs["words"] == "grass"
+    assert editor.inputs["steps"] == 2
+    assert editor.matches(frontend.run())
+
+
+def test_a_click_names_a_word_and_another_no_longer_does(editor):
+    assert editor.origin == "Found by itself"
+    found = editor.area()
+    editor.word("grass").click()
+    assert editor.inputs["words"] == "grass"
+    assert editor.word("grass").get_attribute("aria-pressed") == "true"
+    assert editor.area() > found
+    editor.word("car").click()
+    assert editor.inputs["words"] == "grass, car"
+    editor.word("grass").click()
+    editor.word("car").click()
+    assert editor.inputs["words"] == ""
+    assert editor.area() == found
+
+
+def test_every_word_says_its_weight_and_one_that_it_is_the_index_word(editor):
+    said = editor.words.all_inner_texts()
+    assert [each.split("\n")[0].lstrip("★+−") or each.split("\n")[1] for each in said]
+    assert sum("index word" in each and "★" in each for each in said) == 1
+    assert all(("+" in each) == ("goes with" in each) and ("−" in each) == ("goes against" in each) for each in said)
+
+
+def test_scrubbing_shows_the_steps_and_the_last_one_stands_for_all(editor):
+    last = editor.drawing()
+    editor.step.focus()
+    editor.press("Home")
+    assert editor.inputs["steps"] == 1
+    assert editor.step.get_attribute("aria-valuetext") == "1 of 5"
+    assert (editor.drawing() != last).any()
+    editor.press("End")
+    assert editor.inputs["steps"] == 0
+    assert (editor.drawing() == last).all()
+
+
+def test_the_threshold_can_be_given_back_to_the_settings(editor):
+    editor.threshold.fill("0.8")
+    assert editor.inputs["threshold"] == 0.8
+    editor.element.get_by_role("button", name="Use the settings' threshold").click()
+    assert editor.inputs["threshold"] == 0
+    assert editor.threshold.input_value() == "0.5"
+
+
+def test_typing_in_the_inputs_moves_the_editor(editor):
+    editor.node.set("threshold", 0.7)
+    editor.node.set("words", "Grass, tree")
+    editor.node.set("steps", 2)
+    assert editor.threshold.input_value() == "0.7"
+    assert editor.step.input_value() == "2"
+    assert editor.word("grass").get_attribute("aria-pressed") == "true"
+    assert editor.origin == "“tree” is not in the edit prompt"
+
+
+def test_a_move_is_one_step_for_undo(frontend, editor):
+    editor.threshold.focus()
+    editor.press("ArrowRight", "ArrowRight")
+    assert editor.inputs["threshold"] == 0.52
+    editor.press("Control+z")
+    frontend.page.wait_for_function("app.graph.nodes.some(node => node.widgets?.some(each => each.value === 0.51))")
+    editor.picture.wait_for()
+    assert editor.inputs["threshold"] == 0.51
+    assert editor.threshold.input_value() == "0.51"
+    editor.word("car").click()
+    assert editor.inputs["words"] == "car"
+
+
+def test_pointing_at_the_picture_shows_the_words_that_act_there(frontend, editor):
+    editor.picture.hover()
+    frontend.settle()
+    acting = editor.element.locator("[data-acting]").all_inner_texts()
+    assert 1 <= len(acting) <= 5
+    frontend.page.mouse.move(1, 1)
+    frontend.settle()
+    assert not editor.element.locator("[data-acting]").count()
+
+
+def test_arrow_keys_point_at_the_picture_and_the_words_are_read_out(editor):
+    said = editor.element.locator("[aria-live=polite]")
+    editor.picture.focus()
+    editor.press("ArrowRight")
+    centre = said.text_content()
+    assert "%" in centre
+    editor.press(*["Shift+ArrowUp"] * 6)
+    assert said.text_content() != centre
+
+
+def test_keys_pressed_in_the_editor_do_not_reach_the_graph(frontend, editor):
+    count = len(frontend.workflow["nodes"])
+    for place in (editor.threshold, editor.words.first, editor.picture):
+        place.focus()
+        editor.node.select()
+        editor.press("Delete", "Backspace", "m", "r")
+    assert len(frontend.workflow["nodes"]) == count
+    assert editor.node.evaluate("node.mode") == 0
+
+
+def test_after_a_reload_the_editor_shows_the_same(frontend, editor):
+    editor.threshold.fill("0.65")
+    editor.word("car").click()
+    area, inputs = editor.area(), editor.inputs
+    frontend.page.wait_for_function(
+        "() => Object.values({ ...localStorage, ...sessionStorage }).some(each => each.includes('\"car\"'))"
+    )
+    frontend.reload()
+    editor.node.show()
+    editor.picture.wait_for()
+    assert editor.inputs == inputs
+    assert editor.area() == area
+
+
+def test_the_saved_workflow_has_the_values_of_the_nodes_own_inputs(frontend, editor):
+    editor.threshold.fill("0.6")
+    (node,) = (node for node in frontend.workflow["nodes"] if node["type"] == NODE)
+    assert node["widgets_values"] == [0, 0.6, ""]
+    frontend.load({**frontend.workflow, "nodes": [{**node, "inputs": [], "outputs": [], "widgets_values": [2]}], "links": []})
+    assert editor.inputs == {"threshold": 0, "words": "", "steps": 2}
+
+
+def test_a_copy_of_the_node_has_an_editor_of_its_own(frontend, editor):
+    editor.node.select()
+    frontend.page.evaluate("app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard()")
+    frontend.settle()
+    copy = frontend.node(str(frontend.page.evaluate("app.graph.nodes.at(-1).id")))
+    copy.show()
+    assert editor.element.count() == 2
+    editor.element.last.get_by_role("slider", name="Threshold").fill("0.9")
+    editor.element.last.get_by_role("button", name="car").click()
+    assert [copy.widgets()[name] for name in ("threshold", "words")] == [0.9, "car"]
+    assert editor.inputs == {"threshold": 0, "words": "", "steps": 0}
+
+
+def test_the_mask_is_not_shown_again_below_the_editor(frontend, editor):
+    assert not editor.node.evaluate("node.imgs?.length")
+    if frontend.vue:
+        assert not editor.node.element.locator("img").count()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "gone",
+        {"record": {"filename": "gone.safetensors", "subfolder": "", "type": "temp"}, "pictures": []},
+        {"record": {"filename": "../../x", "subfolder": "", "type": "temp"}, "pictures": []},
+        {"record": {"filename": "x", "subfolder": "", "type": "input"}, "pictures": []},
+        {"record": {"filename": 3, "subfolder": None, "type": "temp"}, "pictures": [None]},
+        {"record": {"filename": "x", "subfolder": "", "type": "temp"}, "pictures": "many"},
+    ],
+)
+def test_a_run_that_is_not_there_counts_as_none(frontend, run):
+    saved = workflow()
+    for node in saved["nodes"]:
+        if node["type"] == NODE:
+            node["properties"] = {"instdiff_record": run}
+    asked = []
+    frontend.page.on("request", lambda request: asked.append(request.url) if "/view" in request.url else None)
+    frontend.load(saved)
+    editor = Editor(frontend)
+    editor.node.show()
+    assert editor.element.inner_text() == WAITING
+    assert not any("type=input" in url or ".." in url for url in asked)
+    frontend.console.clear()  # the browser itself tells of the file that is gone
+
+
+def test_markup_in_the_prompt_does_nothing(frontend, opened):
+    editor = opened("<img src=x onerror=alert(1)> a <b>red</b> car")
+    assert not editor.element.locator("img, b").count()
+    assert "car" in [word.get_attribute("title") for word in editor.words.all()]
+
+
+def test_a_hundred_words_leave_the_picture_its_room(frontend, opened):
+    editor = opened(" ".join(f"word{number}" for number in range(99)) + " " + "long" * 30)
+    assert editor.words.count() >= 75
+    toolbar = editor.element.get_by_role("toolbar")
+    assert toolbar.bounding_box()["height"] < 100
+    assert editor.picture.bounding_box()["height"] > 120
+    editor.words.first.focus()
+    editor.press("End")
+    toolbar_box, last = toolbar.bounding_box(), editor.words.last.bounding_box()
+    assert toolbar_box["y"] <= last["y"] <= toolbar_box["y"] + toolbar_box["height"]
+    assert last["width"] <= toolbar_box["width"]
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_the_editor_has_no_accessibility_faults(frontend, editor, theme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    frontend.theme(theme)
+    editor.word("car").click()
+    editor.picture.focus()
+    editor.press("ArrowRight")
+    found = Axe().run(frontend.page, context=".instdiff-editor")
+    frontend.theme("dark")
+    assert not found.response["violations"], found.generate_report()
+
+
+def test_the_editor_speaks_the_language_of_the_page(frontend):
+    frontend.language("zh")
+    frontend.load(workflow())
+    frontend.node(NODE).show()
+    assert frontend.page.get_by_text("运行工作流后，遮罩会显示在这里。").is_visible()
+    frontend.language("en")
