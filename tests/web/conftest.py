@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.browser import served
-from tests.web.core import Core
+from tests.web.core import WEB, Core
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-WEB = Path(__file__).resolve().parent.parent.parent / "web"
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from instdiff_core.tokens import PromptWords, Word
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+WEB = Path(__file__).resolve().parent.parent.parent / "web"
 
 OPEN = """async ({ record, pictures, size }) => {
     const { readRecord } = await import("/core/evidence.js");

@@ -1,6 +1,6 @@
 /** Following a picture's edges, as in instdiff_core/maps.py. */
 
-import { Maps, TINY, mixRows, resized, taps } from "./maps.js";
+import { Maps, TINY, mixedAcross, resized, taps } from "./maps.js";
 
 const EDGE = 0.01;
 
@@ -51,53 +51,53 @@ export class EdgeFilter {
     products.map(channels).set(map);
     const means = boxes(products, radius);
     const functions = new Maps(channels + 1, small.height, small.width);
-    const cells = map.length;
-    const offsets = functions.map(channels);
-    offsets.set(means.map(channels));
-    for (let c = 0; c < channels; c++) {
-      const slopes = functions.map(c);
-      for (let d = 0; d < channels; d++) {
-        for (let i = 0, at = channels * cells; i < cells; i++, at++) {
-          const covariance = means.data[d * cells + i] - mean.data[d * cells + i] * means.data[at];
-          slopes[i] += inverses[(c * channels + d) * cells + i] * covariance;
-        }
+    const meanMap = means.map(channels);
+    functions.map(channels).set(meanMap);
+    for (let d = 0; d < channels; d++) {
+      const covariance = means.map(d);
+      subtract(covariance, mean.map(d), meanMap);
+      for (let c = 0; c < channels; c++) {
+        addProduct(functions.map(c), inverses.map(c * channels + d), covariance);
       }
-      for (let i = 0; i < cells; i++) offsets[i] -= slopes[i] * mean.data[c * cells + i];
     }
+    for (let c = 0; c < channels; c++) subtract(functions.map(channels), functions.map(c), mean.map(c));
     return functions;
   }
 
   /** @param {Maps} functions */
   _apply(functions) {
-    const { _guide: guide, _down: down, _across: across } = this;
-    const { height, width, count: channels } = guide;
+    const { count: channels, height, width } = this._guide;
+    const wide = mixedAcross(functions, this._across);
+    const { indices, weights } = this._down;
     const result = new Float32Array(height * width);
-    const row = new Float32Array(functions.width);
     for (let y = 0; y < height; y++) {
       const line = result.subarray(y * width, (y + 1) * width);
+      const [first, second] = indices.subarray(2 * y, 2 * y + 2);
+      const [near, far] = weights.subarray(2 * y, 2 * y + 2);
       for (let c = 0; c <= channels; c++) {
-        mixRows(functions.map(c), functions.width, down, y, row);
-        addRow(line, row, across, c < channels ? guide.data.subarray((c * height + y) * width) : null);
+        const map = wide.map(c);
+        const above = map.subarray(first * width, (first + 1) * width);
+        const below = map.subarray(second * width, (second + 1) * width);
+        if (c === channels) {
+          for (let x = 0; x < width; x++) line[x] = Math.min(Math.max(line[x] + near * above[x] + far * below[x], 0), 1);
+        } else {
+          const channel = this._guide.map(c).subarray(y * width, (y + 1) * width);
+          for (let x = 0; x < width; x++) line[x] += (near * above[x] + far * below[x]) * channel[x];
+        }
       }
-      for (let x = 0; x < width; x++) line[x] = Math.min(Math.max(line[x], 0), 1);
     }
     return result;
   }
 }
 
-/**
- * Add a row to a wider one, times that of a channel.
- *
- * @param {Float32Array} line
- * @param {Float32Array} row
- * @param {import("./maps.js").Taps} across of two values each
- * @param {Float32Array | null} channel
- */
-function addRow(line, row, { indices, weights }, channel) {
-  for (let x = 0, tap = 0; x < line.length; x++, tap += 2) {
-    const value = row[indices[tap]] * weights[tap] + row[indices[tap + 1]] * weights[tap + 1];
-    line[x] += channel ? value * channel[x] : value;
-  }
+/** Add the product of two maps to a third. @param {Float32Array} sum @param {Float32Array} one @param {Float32Array} other */
+function addProduct(sum, one, other) {
+  for (let i = 0; i < sum.length; i++) sum[i] += one[i] * other[i];
+}
+
+/** Take the product of two maps off a third. @param {Float32Array} rest @param {Float32Array} one @param {Float32Array} other */
+function subtract(rest, one, other) {
+  for (let i = 0; i < rest.length; i++) rest[i] -= one[i] * other[i];
 }
 
 /** The guide with mean 0 and deviation 1, over all channels. @param {Maps} guide */
@@ -109,7 +109,9 @@ function standardised(guide) {
   let squares = 0;
   for (let i = 0; i < data.length; i++) squares += (data[i] - mean) ** 2;
   const deviation = Math.max(Math.sqrt(squares / (data.length - 1)), TINY);
-  return guide.each((map) => map.map((value) => (value - mean) / deviation));
+  const result = new Maps(guide.count, guide.height, guide.width);
+  for (let i = 0; i < data.length; i++) result.data[i] = (data[i] - mean) / deviation;
+  return result;
 }
 
 /**
@@ -127,19 +129,20 @@ function inverses(small, mean, radius) {
     for (let d = 0; d < channels; d++) multiply(small.map(c), small.map(d), products.map(c * channels + d));
   }
   const means = boxes(products, radius).data;
-  const inverted = new Float64Array(means.length);
+  const { data } = mean;
+  const inverted = new Maps(products.count, small.height, small.width);
   const matrix = Array.from({ length: channels }, () => new Float64Array(2 * channels));
   for (let i = 0; i < cells; i++) {
     for (let c = 0; c < channels; c++) {
       for (let d = 0; d < channels; d++) {
-        const variance = means[(c * channels + d) * cells + i] - mean.map(c)[i] * mean.map(d)[i];
+        const variance = means[(c * channels + d) * cells + i] - data[c * cells + i] * data[d * cells + i];
         matrix[c][d] = variance + (c === d ? EDGE : 0);
         matrix[c][channels + d] = c === d ? 1 : 0;
       }
     }
     eliminate(matrix);
     for (let c = 0; c < channels; c++) {
-      for (let d = 0; d < channels; d++) inverted[(c * channels + d) * cells + i] = matrix[c][channels + d];
+      for (let d = 0; d < channels; d++) inverted.data[(c * channels + d) * cells + i] = matrix[c][channels + d];
     }
   }
   return inverted;
@@ -151,7 +154,8 @@ function inverses(small, mean, radius) {
  * @param {Float64Array[]} matrix its rows
  */
 function eliminate(matrix) {
-  matrix.forEach((row, c) => {
+  for (let c = 0; c < matrix.length; c++) {
+    const row = matrix[c];
     const pivot = row[c];
     for (let k = 0; k < row.length; k++) row[k] /= pivot;
     for (const other of matrix) {
@@ -159,7 +163,7 @@ function eliminate(matrix) {
       const factor = other[c];
       for (let k = 0; k < row.length; k++) other[k] -= factor * row[k];
     }
-  });
+  }
 }
 
 /**
@@ -174,30 +178,38 @@ function multiply(one, other, product) {
 /** The mean over windows, cut at the border. @param {Maps} maps @param {number} radius */
 function boxes(maps, radius) {
   const { height, width } = maps;
-  return maps.each((map) => box(box(map, height, width, radius, width, 1), width, height, radius, 1, width));
-}
-
-/**
- * The mean over windows along one axis: `lines` lines of `length` values each.
- *
- * @param {Float32Array} map
- * @param {number} length
- * @param {number} lines
- * @param {number} radius
- * @param {number} step from a value to the next of its line
- * @param {number} stride from a line to the next
- */
-function box(map, length, lines, radius, step, stride) {
-  const means = new Float32Array(map.length);
-  const sums = new Float64Array(length + 1);
-  for (let line = 0; line < lines; line++) {
-    const start = line * stride;
-    for (let i = 0; i < length; i++) sums[i + 1] = sums[i] + map[start + i * step];
-    for (let i = 0; i < length; i++) {
-      const first = Math.max(i - radius, 0);
-      const end = Math.min(i + radius + 1, length);
-      means[start + i * step] = (sums[end] - sums[first]) / (end - first);
+  const means = new Maps(maps.count, height, width);
+  // the sums over all that lies above and to the left
+  const sums = new Float64Array((height + 1) * (width + 1));
+  const [down, across] = maps.size.map((length) => windows(length, radius));
+  for (let number = 0; number < maps.count; number++) {
+    const map = maps.map(number);
+    const mean = means.map(number);
+    for (let y = 0, i = 0; y < height; y++) {
+      for (let x = 0, sum = 0, at = (y + 1) * (width + 1) + 1; x < width; x++, i++, at++) {
+        sum += map[i];
+        sums[at] = sums[at - width - 1] + sum;
+      }
+    }
+    for (let y = 0, i = 0; y < height; y++) {
+      const top = down.first[y] * (width + 1);
+      const bottom = down.end[y] * (width + 1);
+      const rows = down.end[y] - down.first[y];
+      for (let x = 0; x < width; x++, i++) {
+        const left = across.first[x];
+        const right = across.end[x];
+        const sum = sums[bottom + right] - sums[bottom + left] - sums[top + right] + sums[top + left];
+        mean[i] = sum / (rows * (right - left));
+      }
     }
   }
   return means;
+}
+
+/** Where the window around each place of a line begins and ends. @param {number} length @param {number} radius */
+function windows(length, radius) {
+  return {
+    first: Int32Array.from({ length }, (_, i) => Math.max(i - radius, 0)),
+    end: Int32Array.from({ length }, (_, i) => Math.min(i + radius + 1, length)),
+  };
 }

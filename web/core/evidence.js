@@ -36,16 +36,19 @@ export class AttentionRecord {
    * @param {number} scale the image pixels in one latent pixel
    * @param {MaskSettings} settings
    */
-  constructor(tensors, words, scale, settings) {
+  constructor({ maps, extents, guide, sigmas }, words, scale, settings) {
+    const [height, width] = guide.shape.slice(-2);
     this.words = words;
     this.settings = settings;
-    [this.steps, this.batch] = tensors.maps.shape;
-    const [height, width] = tensors.guide.shape.slice(-2);
+    this.steps = maps.shape[0];
+    this.batch = maps.shape[1];
     /** Height and width in latent pixels. @type {[number, number]} */
     this.latentSize = [height, width];
     /** Height and width of the picture. @type {[number, number]} */
     this.imageSize = [height * scale, width * scale];
-    this._tensors = tensors;
+    this._maps = new RunningMean(maps, sigmas.data.map(() => 1));
+    this._extents = new RunningMean(extents, sigmas.data.map((sigma) => Math.min(sigma, FULL_NOISE) ** 4));
+    this._guide = new RunningMean({ shape: [1, ...guide.shape], data: guide.data }, Float32Array.of(1));
   }
 
   /**
@@ -55,18 +58,17 @@ export class AttentionRecord {
    * @param {number[]} pictures
    */
   maps(steps, pictures) {
-    return this._mean(this._tensors.maps, Array(steps).fill(1), pictures);
+    return this._maps.after(steps, pictures);
   }
 
   /**
-   * The signals and the words' extents after the first `steps`, which count by their noise level.
+   * The signals and the words' extents: a mean over the first `steps`, which count by their noise level.
    *
    * @param {number} steps
    * @param {number[]} pictures
    */
   extents(steps, pictures) {
-    const sigmas = this._tensors.sigmas.data.subarray(0, steps);
-    return this._mean(this._tensors.extents, Array.from(sigmas, (sigma) => Math.min(sigma, FULL_NOISE) ** 4), pictures);
+    return this._extents.after(steps, pictures);
   }
 
   /**
@@ -75,26 +77,45 @@ export class AttentionRecord {
    * @param {number[]} pictures
    */
   guide(pictures) {
-    return this._mean(this._tensors.guide, [1], pictures);
+    return this._guide.after(1, pictures);
+  }
+}
+
+/** The mean of maps after each step, at hand for any of them. */
+class RunningMean {
+  /**
+   * @param {Tensor} tensor ``[steps, batch, maps, h, w]``
+   * @param {Float32Array} weights of the steps
+   */
+  constructor({ shape, data }, weights) {
+    this._batch = shape[1];
+    this._shape = shape.slice(2);
+    this._sums = new Float32Array(data.length);
+    this._totals = weights.slice();
+    const size = data.length / weights.length;
+    for (let i = 0; i < size; i++) this._sums[i] = weights[0] * data[i];
+    for (let step = 1; step < weights.length; step++) {
+      this._totals[step] += this._totals[step - 1];
+      for (let i = step * size; i < (step + 1) * size; i++) {
+        this._sums[i] = this._sums[i - size] + weights[step] * data[i];
+      }
+    }
   }
 
   /**
-   * @param {Tensor} tensor ``[steps, batch, maps, h, w]``, the steps left out where there is one
-   * @param {number[]} weights of the steps
-   * @param {number[]} pictures
+   * @param {number} steps
+   * @param {number[]} pictures of which the mean is taken too
    */
-  _mean({ shape, data }, weights, pictures) {
-    const [count, height, width] = shape.slice(-3);
-    const size = count * height * width;
-    const total = weights.reduce((sum, weight) => sum + weight) * pictures.length;
-    const sums = new Float64Array(size);
-    weights.forEach((weight, step) => {
-      for (const picture of pictures) {
-        const start = (step * this.batch + picture) * size;
-        for (let i = 0; i < size; i++) sums[i] += weight * data[start + i];
-      }
-    });
-    return new Maps(count, height, width, Float32Array.from(sums, (sum) => sum / total));
+  after(steps, pictures) {
+    const [count, height, width] = this._shape;
+    const mean = new Maps(count, height, width);
+    const size = mean.data.length;
+    const total = this._totals[steps - 1] * pictures.length;
+    for (const picture of pictures) {
+      const start = ((steps - 1) * this._batch + picture) * size;
+      for (let i = 0; i < size; i++) mean.data[i] += this._sums[start + i] / total;
+    }
+    return mean;
   }
 }
 
@@ -147,18 +168,20 @@ function checkSettings(settings) {
   if (!right) throw new Error("The record's settings are wrong.");
 }
 
-/** @param {Tensors} tensors @param {number} words */
+/** @param {Partial<Tensors>} tensors @param {number} words */
 function checkShapes({ maps, extents, guide, sigmas }, words) {
   const [steps, batch, , height, width] = maps?.shape ?? [];
+  const [, channels, down, across] = guide?.shape ?? [];
+  /** @type {[Tensor | undefined, number[]][]} */
   const expected = [
     [maps, [steps, batch, FIRST_WORD + words, height, width]],
     [extents, [steps, batch, FIRST_EXTENT + words, height, width]],
-    [guide, [batch, ...(guide?.shape.slice(1, 4) ?? []), ...Array(4).fill(0)].slice(0, 4)],
+    [guide, [batch, channels, down, across]],
     [sigmas, [steps]],
   ];
-  const right = expected.every(
-    ([tensor, shape]) => tensor && String(tensor.shape) === String(shape) && tensor.shape.every((side) => side > 0),
+  const fit = expected.every(
+    ([tensor, shape]) => String(tensor?.shape) === String(shape) && shape.every((side) => side > 0),
   );
-  if (!right) throw new Error("The record's maps do not fit together.");
-  if (!sigmas.data.every((sigma) => sigma > 0)) throw new Error("The record's noise levels are wrong.");
+  if (!fit) throw new Error("The record's maps do not fit together.");
+  if (!sigmas?.data.every((sigma) => sigma > 0)) throw new Error("The record's noise levels are wrong.");
 }

@@ -168,6 +168,7 @@ const farWeight = (t) => ((BEND * t - 5 * BEND) * t + 8 * BEND) * t - 4 * BEND;
  * @param {Mode} mode
  */
 export function resized(maps, [height, width], mode = "bilinear") {
+  if (height === maps.height && width === maps.width) return maps;
   return mixed(maps, taps(maps.height, height, mode), taps(maps.width, width, mode));
 }
 
@@ -190,55 +191,56 @@ function gaussianTaps(length) {
   const row = Array.from({ length: count }, (_, k) => Math.exp(-((k - 2) ** 2) / (2 * 1.1 ** 2)));
   const total = row.reduce((sum, weight) => sum + weight);
   const clamped = (/** @type {number} */ place) => Math.min(Math.max(place, 0), length - 1);
+  const places = [...Array(length * count).keys()];
   return {
     count,
-    indices: Int32Array.from({ length: length * count }, (_, tap) => clamped(Math.floor(tap / count) + (tap % count) - 2)),
-    weights: Float32Array.from({ length: length * count }, (_, tap) => row[tap % count] / total),
+    indices: Int32Array.from(places, (tap) => clamped(Math.floor(tap / count) + (tap % count) - 2)),
+    weights: Float32Array.from(places, (tap) => row[tap % count] / total),
   };
 }
 
 /**
- * Maps of which every row and every column is made anew.
+ * Maps of which every row, then every column is made anew.
  *
  * @param {Maps} maps
  * @param {Taps} down
  * @param {Taps} across
  */
 function mixed(maps, down, across) {
-  const [height, width] = [down, across].map(({ indices, count }) => indices.length / count);
-  const result = new Maps(maps.count, height, width);
-  const row = new Float32Array(maps.width);
-  for (let number = 0; number < maps.count; number++) {
-    const from = maps.map(number);
+  const wide = mixedAcross(maps, across);
+  const height = down.indices.length / down.count;
+  const { count, width } = wide;
+  const result = new Maps(count, height, width);
+  for (let number = 0; number < count; number++) {
+    const from = wide.map(number);
     const to = result.map(number);
-    for (let y = 0; y < height; y++) {
-      mixRows(from, maps.width, down, y, row);
-      for (let x = 0, tap = 0; x < width; x++) {
-        let sum = 0;
-        for (let k = 0; k < across.count; k++, tap++) sum += across.weights[tap] * row[across.indices[tap]];
-        to[y * width + x] = sum;
-      }
+    for (let tap = 0; tap < down.indices.length; tap++) {
+      const weight = down.weights[tap];
+      const target = Math.floor(tap / down.count) * width;
+      const source = down.indices[tap] * width;
+      for (let x = 0; x < width; x++) to[target + x] += weight * from[source + x];
     }
   }
   return result;
 }
 
 /**
- * The row of a map that becomes row `y`, still as wide as before.
+ * Maps of which every row is made anew.
  *
- * @param {Float32Array} map
- * @param {number} width
- * @param {Taps} down
- * @param {number} y
- * @param {Float32Array} row what is written
+ * @param {Maps} maps
+ * @param {Taps} across
  */
-export function mixRows(map, width, { count, indices, weights }, y, row) {
-  row.fill(0);
-  for (let tap = y * count; tap < (y + 1) * count; tap++) {
-    const start = indices[tap] * width;
-    const weight = weights[tap];
-    for (let x = 0; x < width; x++) row[x] += weight * map[start + x];
+export function mixedAcross(maps, { count, indices, weights }) {
+  const wide = new Maps(maps.count, maps.height, indices.length / count);
+  const { data, width } = wide;
+  for (let to = 0, from = 0; to < data.length; to += width, from += maps.width) {
+    for (let x = 0, tap = 0; x < width; x++) {
+      let sum = 0;
+      for (let k = 0; k < count; k++, tap++) sum += weights[tap] * maps.data[from + indices[tap]];
+      data[to + x] = sum;
+    }
   }
+  return wide;
 }
 
 /** The whole number next to a positive one, the even one of two: as Python and torch round. @param {number} value */

@@ -61,17 +61,28 @@ export function byChange({ place, fits, words }, filter, chosen, settings) {
  * @param {[number, number]} size
  */
 export function readAttention(maps, size) {
-  const finite = maps.each((map) => map.map((value) => (Number.isFinite(value) ? value : 0)));
-  const highest = range(finite.map(START))[1];
-  const rough = finite.alone(finite.map(START).map((value) => highest - value));
-  const [foreground, words] = [rough, finite.slice(FIRST_WORD)].map((part) => {
-    const scaled = part.each((map) => {
-      const most = Math.max(range(map)[1], TINY);
-      return map.map((value) => value / most);
-    });
-    return resized(scaled, size, "bicubic").each(unitRange);
-  });
+  const start = finite(maps.map(START));
+  const highest = range(start)[1];
+  const rough = maps.alone(start.map((value) => highest - value));
+  const [foreground, words] = [rough, maps.slice(FIRST_WORD)].map((part) =>
+    resized(part.each(finite).each(ofHighest), size, "bicubic").each(unitRange),
+  );
   return { rough: foreground.data, words };
+}
+
+/** A map with zeros for what is no number. @param {Float32Array} map */
+function finite(map) {
+  const result = new Float32Array(map.length);
+  for (let i = 0; i < map.length; i++) result[i] = Number.isFinite(map[i]) ? map[i] : 0;
+  return result;
+}
+
+/** A map in parts of its highest value. @param {Float32Array} map */
+function ofHighest(map) {
+  const highest = Math.max(range(map)[1], TINY);
+  const result = new Float32Array(map.length);
+  for (let i = 0; i < map.length; i++) result[i] = map[i] / highest;
+  return result;
 }
 
 /**
@@ -103,14 +114,13 @@ export function byAttention(first, { words }, chosen, settings) {
  * @returns {WordRoles}
  */
 function findRoles(rough, words, chosen, { positive, negative }) {
-  const units = words.each(normalised);
-  const reference = normalised(rough);
-  const candidates = chosen.length ? chosen : [...Array(words.count).keys()];
-  const likeness = candidates.map((number) => dot(units.map(number), reference));
+  const lengths = [...Array(words.count).keys()].map((number) => length(words.map(number)));
+  const candidates = chosen.length ? chosen : [...lengths.keys()];
+  const likeness = candidates.map((number) => dot(words.map(number), rough) / lengths[number]);
   const index = candidates[likeness.indexOf(Math.max(...likeness))];
   const weights = new Int8Array(words.count).map((_, number) => {
     if (number === index || chosen.includes(number)) return 1;
-    const similarity = Math.fround(dot(units.map(number), units.map(index)));
+    const similarity = Math.fround(dot(words.map(number), words.map(index)) / (lengths[number] * lengths[index]));
     const against = similarity <= Math.fround(negative) ? 1 : 0;
     return (similarity >= Math.fround(positive) && !chosen.length ? 1 : 0) - against;
   });
@@ -118,10 +128,7 @@ function findRoles(rough, words, chosen, { positive, negative }) {
 }
 
 /** @param {Float32Array} map */
-function normalised(map) {
-  const length = Math.max(Math.sqrt(dot(map, map)), TINY);
-  return map.map((value) => value / length);
-}
+const length = (map) => Math.max(Math.sqrt(dot(map, map)), TINY);
 
 /** @param {Float32Array} one @param {Float32Array} other */
 function dot(one, other) {

@@ -6,10 +6,15 @@
  * @property {Float32Array} data row by row
  */
 
-const READERS = {
-  F16: { bytes: 2, read: (/** @type {ArrayBuffer} */ buffer) => fromHalf(new Uint16Array(buffer)) },
-  F32: { bytes: 4, read: (/** @type {ArrayBuffer} */ buffer) => new Float32Array(buffer) },
-};
+/**
+ * How numbers of a type are read.
+ *
+ * @type {Map<unknown, { bytes: number, read: (buffer: ArrayBuffer) => Float32Array }>}
+ */
+const READERS = new Map([
+  ["F16", { bytes: 2, read: (buffer) => fromHalf(new Uint16Array(buffer)) }],
+  ["F32", { bytes: 4, read: (buffer) => new Float32Array(buffer) }],
+]);
 
 /**
  * The tensors of a file by name, and its metadata.
@@ -62,22 +67,22 @@ function readMetadata(entry) {
  */
 function readTensor(name, entry, buffer, start) {
   const { dtype, shape, data_offsets: offsets } = isObject(entry) ? entry : {};
-  if (!Object.hasOwn(READERS, dtype)) throw new Error(`The file's tensor ${name} is neither F16 nor F32.`);
+  const reader = READERS.get(dtype);
+  if (!reader) throw new Error(`The file's tensor ${name} is neither F16 nor F32.`);
   if (!areCounts(shape)) throw new Error(`The file's tensor ${name} has no shape.`);
   if (!areCounts(offsets) || offsets.length !== 2) throw new Error(`The file's tensor ${name} has no place.`);
   const [first, end] = offsets;
-  const { bytes, read } = READERS[/** @type {keyof READERS} */ (dtype)];
-  const size = shape.reduce((/** @type {number} */ product, /** @type {number} */ side) => product * side, bytes);
+  const size = shape.reduce((product, side) => product * side, reader.bytes);
   if (first > end || start + end > buffer.byteLength || end - first !== size) {
     throw new Error(`The file's tensor ${name} does not fill its place.`);
   }
-  return { shape, data: read(buffer.slice(start + first, start + end)) };
+  return { shape, data: reader.read(buffer.slice(start + first, start + end)) };
 }
 
-/** @param {unknown} value */
+/** @param {unknown} value @returns {value is Record<string, any>} */
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** @param {unknown} value */
+/** @param {unknown} value @returns {value is number[]} */
 const areCounts = (value) => Array.isArray(value) && value.every((each) => Number.isSafeInteger(each) && each >= 0);
 
 /** @type {Float32Array | undefined} */
