@@ -60,10 +60,17 @@ def heatmaps(
 
 
 def colour_table(name: str) -> Tensor:
-    """The colours of one of `COLORMAPS` from 0 to 1, ``[256, 3]`` float32."""
-    # here, so that without the library only these pictures are missing
-    from cmap import Colormap
+    """The colours of one of `COLORMAPS` from 0 to 1, ``[256, 3]`` float32.
 
+    Raises ``ValueError`` where the package cmap is not installed: only these pictures need it.
+    """
+    try:
+        from cmap import Colormap
+    except ImportError as error:
+        raise ValueError(
+            "the colours come from the Python package cmap, which is not installed: install the pack with ComfyUI "
+            "Manager, or run 'pip install -r requirements.txt' in its folder with ComfyUI's Python"
+        ) from error
     return torch.from_numpy(Colormap(name).lut(256)[:, :3]).float()
 
 
