@@ -1,5 +1,7 @@
 """The pictures of where words act: their colours, their captions, their order."""
 
+import sys
+
 import pytest
 import torch
 
@@ -195,3 +197,9 @@ def test_dark_and_light_are_legible_on_each_other():
     """WCAG's contrast ratio, which asks for 4.5."""
     low, high = (luminance((torch.tensor(each) / 255) ** 2.2) for each in (DARK, LIGHT))
     assert (high + 0.05) / (low + 0.05) > 7
+
+
+def test_a_missing_colour_package_is_named_with_the_way_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cmap", None)
+    with pytest.raises(ValueError, match=r"cmap.*requirements\.txt"):
+        colour_table("viridis")
