@@ -29,6 +29,8 @@ SETTINGS = {
     "Comfy.ColorPalette": "dark",
 }
 WINDOW = {"width": 1600, "height": 1000}
+EDGE = 12
+"""Pixels around a node in its picture."""
 PATIENCE = 60_000
 """Milliseconds that the page may take for anything but a run."""
 
@@ -216,6 +218,18 @@ class Node:
             " y: (y + offset[1]) * scale + box.y, width: width * scale, height: height * scale }))"
             "(node.getBounding(), app.canvas.ds, app.canvas.canvas.getBoundingClientRect())"
         )
+
+    def screenshot(self) -> bytes:
+        """A PNG of the node alone, without links and neighbours. For the renderer ``vue``."""
+        page = self.frontend.page
+        self.evaluate("app.canvas.deselectAll()")
+        alone = f"#graph-canvas, [data-node-id]:not([data-node-id='{self.number}']) {{ visibility: hidden !important }}"
+        hidden = page.add_style_tag(content=alone)
+        x, y, width, height = (self.show()[side] for side in ("x", "y", "width", "height"))
+        clip: FloatRect = {"x": x - EDGE, "y": y - EDGE, "width": width + 2 * EDGE, "height": height + 2 * EDGE}
+        picture = page.screenshot(clip=clip)
+        hidden.evaluate("style => style.remove()")
+        return picture
 
     def help(self) -> Locator:
         """Open the node's help page, as a user does; the page, once it has its text."""

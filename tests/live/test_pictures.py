@@ -1,0 +1,58 @@
+"""The pictures of the nodes that the README and the help pages show.
+
+The tests only take them; this stores them:
+``INSTDIFF_PICTURES=web/docs/images python -m pytest tests/live/test_pictures.py``
+"""
+
+import json
+import os
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.live.frontend import EXAMPLES, ROOT, opened
+
+STORED = ROOT / "web" / "docs" / "images"
+WORKFLOWS = ("edit_with_text", "compare_with_diffedit", "own_sampler", "heatmaps")
+"""Each node is shown as it is after a run of the first of these that has it."""
+KINDS = {
+    name: {node["type"] for node in json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))["nodes"]}
+    for name in WORKFLOWS
+}
+
+
+@pytest.fixture(scope="module")
+def page(browser, page_server):
+    with opened(browser, page_server, "vue", scale=1.5) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = os.environ.get("INSTDIFF_PICTURES")
+    return Path(place) if place else tmp_path_factory.mktemp("pictures")
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_node_has_its_picture(frontend, folder, name):
+    folder.mkdir(exist_ok=True)
+    # the samplers of the first show their preview; elsewhere it would stand beside the picture of an output node
+    frontend.set("Comfy.Execution.PreviewMethod", "latent2rgb" if name == WORKFLOWS[0] else "none")
+    frontend.load(name)
+    frontend.run()
+    before = set().union(*(KINDS[other] for other in WORKFLOWS[: WORKFLOWS.index(name)]))
+    for kind in sorted(each for each in KINDS[name] - before if each.startswith("InstDiff")):
+        node, file = frontend.node(kind), folder / f"{kind}.png"
+        node.evaluate("node.title = node.constructor.title")
+        with Image.open(BytesIO(node.screenshot())) as screenshot:
+            picture = screenshot.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+        picture.save(file, optimize=True)
+        assert len(picture.getcolors()) > 50
+        assert file.stat().st_size < 150_000
+
+
+def test_every_node_has_its_stored_picture(page_server):
+    nodes = {name for name in page_server.nodes if name.startswith("InstDiff")}
+    assert {each.stem for each in STORED.glob("*.png")} == nodes
