@@ -55,48 +55,57 @@ export class EdgeFilter {
     functions.map(channels).set(meanMap);
     for (let d = 0; d < channels; d++) {
       const covariance = means.map(d);
-      subtract(covariance, mean.map(d), meanMap);
+      takeProduct(covariance, mean.map(d), meanMap);
       for (let c = 0; c < channels; c++) {
         addProduct(functions.map(c), inverses.map(c * channels + d), covariance);
       }
     }
-    for (let c = 0; c < channels; c++) subtract(functions.map(channels), functions.map(c), mean.map(c));
+    for (let c = 0; c < channels; c++) takeProduct(functions.map(channels), functions.map(c), mean.map(c));
     return functions;
   }
 
   /** @param {Maps} functions */
   _apply(functions) {
-    const { count: channels, height, width } = this._guide;
-    const wide = mixedAcross(functions, this._across);
+    const { count: channels, height, width, data: guide } = this._guide;
+    const { data } = mixedAcross(functions, this._across);
     const { indices, weights } = this._down;
     const result = new Float32Array(height * width);
-    for (let y = 0; y < height; y++) {
-      const line = result.subarray(y * width, (y + 1) * width);
-      const [first, second] = indices.subarray(2 * y, 2 * y + 2);
-      const [near, far] = weights.subarray(2 * y, 2 * y + 2);
-      for (let c = 0; c <= channels; c++) {
-        const map = wide.map(c);
-        const above = map.subarray(first * width, (first + 1) * width);
-        const below = map.subarray(second * width, (second + 1) * width);
-        if (c === channels) {
-          for (let x = 0; x < width; x++) line[x] = Math.min(Math.max(line[x] + near * above[x] + far * below[x], 0), 1);
-        } else {
-          const channel = this._guide.map(c).subarray(y * width, (y + 1) * width);
-          for (let x = 0; x < width; x++) line[x] += (near * above[x] + far * below[x]) * channel[x];
+    const cells = functions.height * width;
+    for (let y = 0, i = 0; y < height; y++) {
+      const [near, far] = [weights[2 * y], weights[2 * y + 1]];
+      let above = indices[2 * y] * width;
+      let below = indices[2 * y + 1] * width;
+      for (let x = 0; x < width; x++, i++, above++, below++) {
+        let value = near * data[channels * cells + above] + far * data[channels * cells + below];
+        for (let c = 0; c < channels; c++) {
+          value += (near * data[c * cells + above] + far * data[c * cells + below]) * guide[c * result.length + i];
         }
+        result[i] = Math.min(Math.max(value, 0), 1);
       }
     }
     return result;
   }
 }
 
-/** Add the product of two maps to a third. @param {Float32Array} sum @param {Float32Array} one @param {Float32Array} other */
+/**
+ * Add the product of two maps to a third.
+ *
+ * @param {Float32Array} sum
+ * @param {Float32Array} one
+ * @param {Float32Array} other
+ */
 function addProduct(sum, one, other) {
   for (let i = 0; i < sum.length; i++) sum[i] += one[i] * other[i];
 }
 
-/** Take the product of two maps off a third. @param {Float32Array} rest @param {Float32Array} one @param {Float32Array} other */
-function subtract(rest, one, other) {
+/**
+ * Take the product of two maps off a third.
+ *
+ * @param {Float32Array} rest
+ * @param {Float32Array} one
+ * @param {Float32Array} other
+ */
+function takeProduct(rest, one, other) {
   for (let i = 0; i < rest.length; i++) rest[i] -= one[i] * other[i];
 }
 
