@@ -1,5 +1,6 @@
 """The pack in ComfyUI's own page, in a browser, in both of its renderers."""
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,10 @@ import pytest
 from tests.live.frontend import EXAMPLES, ROOT
 
 DOCS = ROOT / "web" / "docs"
+NAMED = {
+    locale: json.loads((ROOT / "locales" / locale / "nodeDefs.json").read_text(encoding="utf-8"))
+    for locale in ("en", "zh")
+}
 NAMES = sorted(each.stem for each in EXAMPLES.glob("*.json"))
 """The templates of this pack."""
 
@@ -58,6 +63,7 @@ def test_a_preview_is_on_the_sampler_while_it_samples(frontend):
     prompt = frontend.press_run()
     (preview,) = sampler.pictures()
     assert preview["src"].startswith("blob:")
+    assert not frontend.page.evaluate("id => window.ended.has(id)", prompt)
     frontend.wait_for(prompt)
 
 
@@ -68,11 +74,13 @@ def read(node, locale):
     return re.findall(r"^(?:#+ )?([^\W\d_][^*`|_\[<\n]*)$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("locale", ["en", "zh"])
-def test_every_node_has_its_help_page_with_its_pictures(frontend, locale):
+@pytest.mark.parametrize("locale", NAMED)
+def test_every_node_has_its_name_and_its_help_page_with_its_pictures(frontend, locale):
     frontend.language(locale)
     for kind in (name for name in frontend.server.nodes if name.startswith("InstDiff")):
-        page = frontend.add(kind).help()
+        node = frontend.add(kind)
+        assert node.evaluate("node.title") == NAMED[locale][kind]["display_name"]
+        page = node.help()
         lines = read(kind, locale)
         assert lines
         page.get_by_text(lines[0], exact=True).first.wait_for()
