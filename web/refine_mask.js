@@ -6,8 +6,9 @@ import { loadRun, readReferences } from "./run_output.js";
 import { MaskEditor } from "./widget/mask_editor.js";
 import { textsFor } from "./widget/texts.js";
 
-const HEIGHT = 380;
-const SIZE = [400, 620];
+/** What the editor needs, and what a new node gets. */
+const LEAST_HEIGHT = 380;
+const SIZE = [420, 640];
 
 /** Where the references to the latest run are kept in a saved workflow. */
 const PROPERTY = "instdiff_record";
@@ -21,6 +22,9 @@ const INPUTS = {
   },
   steps: { read: (value) => Number(value) || 0, write: (steps) => steps },
 };
+
+/** The canvas' own handlers: with the middle button it is moved from here too. */
+const PANNING = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
 
 app.registerExtension({
   name: "InstDiffEdit.RefineMask",
@@ -44,12 +48,13 @@ function mount(node) {
     onChange: (choice) => write(node, widgets, choice),
     onCommit: noteChange,
   });
+  editor.element.style.minHeight = `${LEAST_HEIGHT}px`; // for Vue nodes, which do not ask below
   // after undo, Vue nodes keep on showing the element of a widget of the same name and type
   const type = `instdiff_mask_editor_${++mounted}`;
   const own = node.addDOMWidget("mask_editor", type, editor.element, {
     serialize: false, // not in the prompt
     hideOnZoom: false,
-    getMinHeight: () => HEIGHT,
+    getMinHeight: () => LEAST_HEIGHT,
   });
   own.serialize = false; // nor in the saved workflow
   node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])]);
@@ -92,7 +97,7 @@ function write(node, widgets, choice) {
     widget.value = value;
     widget.callback?.(value, app.canvas, node);
   }
-  node.setDirtyCanvas(true, true);
+  node.setDirtyCanvas(true);
 }
 
 /** Those of the editor's inputs that another node sets. */
@@ -122,8 +127,11 @@ function keepEvents(element) {
       app.extensionManager.command.execute(redo ? "Comfy.Redo" : "Comfy.Undo");
     }
   });
-  for (const name of ["pointerdown", "pointermove", "pointerup", "contextmenu", "dblclick"]) {
-    element.addEventListener(name, (event) => event.stopPropagation());
+  for (const [name, method] of Object.entries(PANNING)) {
+    element.addEventListener(name, (event) => {
+      const middle = name === "pointermove" ? event.buttons & 4 : event.button === 1;
+      if (middle) app.canvas[method](event);
+    });
   }
   element.addEventListener("wheel", (event) => {
     const list = event.target.closest(".instdiff-words");

@@ -40,11 +40,11 @@ export function loadRun(references, fetchFile) {
 }
 
 async function load(references, fetchFile) {
-  const [file, ...pictures] = await Promise.all([
-    fetchFile(references.record).then(whole).then((response) => response.arrayBuffer()),
-    ...references.pictures.map((picture) => fetchFile(picture).then(whole).then(readPicture)),
-  ]);
-  const record = readRecord(file);
+  const fetchWhole = (reference) => fetchFile(reference).then(whole);
+  const record = readRecord(await (await fetchWhole(references.record)).arrayBuffer());
+  if (references.pictures.length > record.batch) throw new Error("there are more pictures than masks");
+  const responses = await Promise.all(references.pictures.map(fetchWhole));
+  const pictures = await Promise.all(responses.map(readPicture));
   return { record, pictures, refinery: new Refinery(record, pictures) };
 }
 

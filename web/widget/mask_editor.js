@@ -8,7 +8,7 @@ const MOST_ACTING = 5;
 /**
  * @typedef {{ threshold: number, words: string[], steps: number }} Choice
  *   What the user chose; 0 and no words: as the settings have it, all steps.
- * @typedef {{ words: string[], steps: number, batch: number, settings: { threshold: number } }} Record
+ * @typedef {{ words: string[], steps: number, batch: number }} Record
  * @typedef {import("./picture.js").Mask & {
  *   index: number, weights: Int8Array, fits: boolean, area: number, threshold: number, words: string[]
  * }} Refined
