@@ -383,8 +383,9 @@ def test_a_copy_of_the_node_has_an_editor_of_its_own(frontend, editor):
     frontend.page.evaluate("app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard()")
     frontend.settle()
     copy = frontend.node(str(frontend.page.evaluate("app.graph.nodes.at(-1).id")))
-    copy.show()
-    assert editor.element.count() == 2
+    copy.evaluate("node.pos = argument", editor.node.evaluate("[node.pos[0] + node.size[0] + 20, node.pos[1]]"))
+    editor.node.show()
+    editor.element.nth(1).wait_for()
     editor.element.last.get_by_role("slider", name="Threshold").fill("0.9")
     editor.element.last.get_by_role("button", name="car").click()
     assert [copy.widgets()[name] for name in ("threshold", "words")] == [0.9, "car"]
