@@ -40,23 +40,6 @@ Graph = dict[str, dict[str, Any]]
 Pixels = NDArray[np.uint8]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test here runs with the host of tests/conftest.py, and with each ComfyUI-* in ~/comfy."""
-    if "host_folder" in metafunc.fixturenames:
-        main = metafunc.config.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
-        first = main._host_place()
-        others = sorted((Path.home() / "comfy").glob("ComfyUI-*/main.py"))
-        folders = [first, *(place.parent for place in others if place.parent.resolve() != first)]
-        metafunc.parametrize(
-            "host_folder", folders, indirect=True, scope="session", ids=[folder.name for folder in folders]
-        )
-
-
-@pytest.fixture(scope="session")
-def host_folder(request: pytest.FixtureRequest) -> Path:
-    return request.param
-
-
 class Failed(Exception):
     """What the user is told when a workflow does not run."""
 
@@ -214,8 +197,8 @@ def _empty_gallery(comfy: Path, base: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def server(host_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server.with_link(host_folder, tmp_path_factory.mktemp("comfy"))
+def server(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server.with_link(host_path, tmp_path_factory.mktemp("comfy"))
     try:
         server.wait_until_up()
         yield server

@@ -61,8 +61,8 @@ def test_an_example_runs_as_it_is(server, workflow, name):
 
 
 @pytest.mark.parametrize("name", WITH_MODELS)
-def test_an_example_lacks_its_models_and_nothing_else(server, host_folder, workflow, failed, name):
-    shutil.copy(host_folder / "input" / "example.png", server.log_file.parent / "input")
+def test_an_example_lacks_its_models_and_nothing_else(server, host_path, workflow, failed, name):
+    shutil.copy(host_path / "input" / "example.png", server.log_file.parent / "input")
     with pytest.raises(failed) as refusal:
         server.run(workflow(name))
     wrong = [each for node in json.loads(str(refusal.value))["node_errors"].values() for each in node["errors"]]

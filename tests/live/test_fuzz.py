@@ -62,5 +62,5 @@ def test_broken_workflows_get_a_message_and_leave_nothing_behind(server, plain, 
     assert (plain() == before).all()
     written = {path for path in files(base) - present if path.parts[0] not in ("output", "temp")}
     assert not written
-    for folder in (base, base.parent, request.getfixturevalue("host_folder"), Path("/tmp"), Path("/")):
+    for folder in (base, base.parent, request.getfixturevalue("host_path"), Path("/tmp"), Path("/")):
         assert not list(folder.glob(f"*{fuzz.ESCAPE}*"))

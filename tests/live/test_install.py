@@ -52,11 +52,11 @@ def run(*command: str | Path, **options: Any) -> str:
 
 
 @pytest.fixture
-def python(host_folder: Path, request: pytest.FixtureRequest) -> Path:
+def python(host_path: Path, request: pytest.FixtureRequest) -> Path:
     """A Python with the Manager that this ComfyUI asks for, and comfy-cli."""
-    wanted = host_folder / "manager_requirements.txt"
+    wanted = host_path / "manager_requirements.txt"
     if not wanted.is_file():
-        pytest.skip(f"{host_folder.name} is older than the Manager that pip installs")
+        pytest.skip(f"{host_path.name} is older than the Manager that pip installs")
     folder = request.config.cache.mkdir("manager")
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     made_for = folder / "made-for.txt"
@@ -74,11 +74,11 @@ def python(host_folder: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def comfy(host_folder: Path, tmp_path: Path) -> Path:
+def comfy(host_path: Path, tmp_path: Path) -> Path:
     """A ComfyUI of its own, without packs and pictures."""
     shutil.copytree(
-        host_folder, tmp_path / "ComfyUI",
-        ignore=lambda folder, names: NOT_COPIED.intersection(names) if Path(folder) == host_folder else ["__pycache__"],
+        host_path, tmp_path / "ComfyUI",
+        ignore=lambda folder, names: NOT_COPIED.intersection(names) if Path(folder) == host_path else ["__pycache__"],
     )  # fmt: skip
     (tmp_path / "ComfyUI" / "custom_nodes").mkdir()
     # uv would not see that this Python's packages are there, and install them again
