@@ -83,11 +83,13 @@ class Server:
             "--cpu", "--port", str(port), "--base-directory", str(base), "--database-url", "sqlite:///:memory:",
             "--disable-api-nodes", *flags,
         ]  # fmt: skip
+        # Several threads that wait for each other lose most of their time beside a browser or another server.
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1", **_empty_gallery(comfy, base)}
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
                 [python, str(comfy / "main.py"), *arguments],
                 stdout=log, stderr=subprocess.STDOUT, cwd=base,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **_empty_gallery(comfy, base)},
+                env=environment,
             )  # fmt: skip
 
     @classmethod
