@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.heatmap import COLORMAPS, heatmaps
 from . import host
 from .checks import checked
-from .types import CATEGORY, Attention
+from .types import CATEGORY, attention_input, sampled_input
 
 
 class AttentionHeatmaps(io.ComfyNode):
@@ -26,9 +26,7 @@ class AttentionHeatmaps(io.ComfyNode):
                 "whose place is most like the mask."
             ),
             inputs=[
-                Attention.Input(
-                    "attention", tooltip="From Masked Sampler, Capture Attention or Instant Mask Guidance."
-                ),
+                attention_input(),
                 io.Combo.Input(
                     "colormap",
                     options=list(COLORMAPS),
@@ -56,12 +54,7 @@ class AttentionHeatmaps(io.ComfyNode):
                     optional=True,
                     tooltip="The picture that was sampled, to see the words on it; without it the colours alone.",
                 ),
-                io.Latent.Input(
-                    "sampled",
-                    optional=True,
-                    tooltip="Attention from Instant Mask Guidance is there only after sampling: connect the sampler's "
-                    "LATENT, so that this node runs after it.",
-                ),
+                sampled_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -75,8 +68,7 @@ class AttentionHeatmaps(io.ComfyNode):
     def execute(
         cls, attention: Any, colormap: str, opacity: float, steps: int, image: Any = None, sampled: Any = None
     ) -> io.NodeOutput:
-        if isinstance(attention, host.InstantMaskGuide):
-            attention = attention.record
+        attention = host.record_of(attention)
         picture = None if image is None else host.picture_for(image, attention)
         evidence = attention.evidence(steps or None)
         shown = heatmaps(evidence, attention.words, attention.image_size, colormap, picture, opacity)

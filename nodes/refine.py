@@ -11,7 +11,7 @@ from ..instdiff_core.refine import PRESETS, course, refine_record
 from ..instdiff_core.report import report
 from . import host
 from .checks import checked, text_problem
-from .types import ADVANCED, CATEGORY, Attention, Settings
+from .types import ADVANCED, CATEGORY, Settings, attention_input, sampled_input
 
 DEFAULT = PRESETS["default"]
 
@@ -114,9 +114,7 @@ class RefineInstantMask(io.ComfyNode):
             description="Makes the mask again from recorded attention, with other settings and without sampling.",
             is_output_node=True,
             inputs=[
-                Attention.Input(
-                    "attention", tooltip="From Masked Sampler, Capture Attention or Instant Mask Guidance."
-                ),
+                attention_input(),
                 io.Int.Input(
                     "steps",
                     default=0,
@@ -146,12 +144,7 @@ class RefineInstantMask(io.ComfyNode):
                     optional=True,
                     tooltip="The picture that was edited: with the preset default the mask follows its edges.",
                 ),
-                io.Latent.Input(
-                    "sampled",
-                    optional=True,
-                    tooltip="Attention from Instant Mask Guidance is there only after sampling: connect the sampler's "
-                    "LATENT, so that this node runs after it.",
-                ),
+                sampled_input(),
             ],
             outputs=[
                 io.Mask.Output(display_name="mask", tooltip="The mask, at the size of the picture."),
@@ -174,8 +167,7 @@ class RefineInstantMask(io.ComfyNode):
         chosen = replace(
             settings, threshold=threshold or settings.threshold, target=_listed(words or "") or settings.target
         )
-        if isinstance(attention, host.InstantMaskGuide):
-            attention = attention.record
+        attention = host.record_of(attention)
         picture = None if image is None else host.picture_for(image, attention)
         found = refine_record(attention, chosen, steps or None, picture)
         binary, soft = host.to_intermediate(found.binary.float()), host.to_intermediate(found.soft)

@@ -19,6 +19,21 @@ Attention = io.Custom("INSTDIFF_ATTENTION")
 Settings = io.Custom("INSTDIFF_SETTINGS")
 
 
+def attention_input() -> Any:
+    """What a sampling recorded, to be read by `host.record_of`."""
+    return Attention.Input("attention", tooltip="From Masked Sampler, Capture Attention or Instant Mask Guidance.")
+
+
+def sampled_input() -> Any:
+    """A link that makes a node wait for the sampler that fills its `attention`."""
+    return io.Latent.Input(
+        "sampled",
+        optional=True,
+        tooltip="Attention from Instant Mask Guidance is there only after sampling: connect the sampler's "
+        "LATENT, so that this node runs after it.",
+    )
+
+
 def sampling_inputs(denoise: float, denoise_tooltip: str) -> list[Any]:
     """KSampler's widgets, under its names, with our default for `denoise`."""
     return [

@@ -13,7 +13,7 @@ from .pictures import (
     repeat_to_batch,
     to_intermediate,
 )
-from .sampling import SAMPLERS, SCHEDULERS, InstantMaskGuide, guided, sample
+from .sampling import SAMPLERS, SCHEDULERS, InstantMaskGuide, guided, record_of, sample
 from .text import WORDS, encode_prompt, words_in, words_of
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "noise_difference",
     "picture_for",
     "picture_latent",
+    "record_of",
     "repeat_to_batch",
     "sample",
     "to_intermediate",

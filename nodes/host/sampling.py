@@ -101,6 +101,11 @@ class InstantMaskGuide:
         return keep_original(run.mask.to(samples.device), samples, original.to(samples))
 
 
+def record_of(attention: AttentionRecord | InstantMaskGuide) -> AttentionRecord:
+    """The record behind an ATTENTION: Instant Mask Guidance gives one that sampling fills."""
+    return attention.record if isinstance(attention, InstantMaskGuide) else attention
+
+
 class InstantMaskRun:
     """The hooks and the state of one sampling.
 
