@@ -57,9 +57,9 @@ class Run:
         self.outputs: dict[str, Any] = history["outputs"]
         self.messages: dict[str, Any] = dict(history["status"]["messages"])
 
-    def picture(self, node: str) -> Pixels:
-        """The first picture of an output node, fetched over /view, ``[H, W, 3]``."""
-        query = urllib.parse.urlencode(self.outputs[node]["images"][0])
+    def picture(self, node: str, number: int = 0) -> Pixels:
+        """A picture of an output node, fetched over /view, ``[H, W, 3]``."""
+        query = urllib.parse.urlencode(self.outputs[node]["images"][number])
         with Image.open(BytesIO(self.server.get(f"/view?{query}"))) as image:
             return np.asarray(image.convert("RGB"))
 
