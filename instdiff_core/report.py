@@ -8,7 +8,9 @@ from .refine import Course, InstantMask
 from .tokens import PromptWords
 
 UNSURE = 0.7
-"""Below this confidence a mask is called unsure: of such masks on the benchmark six in ten had an IoU under 0.6, of all one in eight."""
+"""Below this confidence a mask is called unsure: on the benchmark six in ten of those had an IoU under 0.6.
+
+Of all masks one in eight had."""
 
 
 def facts(mask: InstantMask, words: PromptWords, course: Course | None = None, picture: int = 0) -> dict[str, Any]:
