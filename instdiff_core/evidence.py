@@ -70,16 +70,21 @@ class Evidence:
     the signals (`Predictions.signals`) and the words' maps, carried over the self-attention, which
     spreads them over whole objects; a mean in which steps count by the fourth power of their noise
     level, since early steps show the picture and late ones its edit. `guide` ``[B, C, H, W]``
-    is the latent of the picture.
+    is the latent of the picture. `noise_mask` ``[B, H, W]`` bool is where the latent's own noise
+    mask lets the sampler edit; none: everywhere.
     """
 
     first: Tensor
     maps: Tensor
     extents: Tensor
     guide: Tensor
+    noise_mask: Tensor | None = None
 
     def shared(self) -> Evidence:
-        """The mean over the batch, as a batch of one: for noise draws of one picture."""
+        """The mean over the batch, as a batch of one: for noise draws of one picture.
+
+        Without the noise masks, of which every picture keeps its own.
+        """
         return Evidence(*(part.mean(0, keepdim=True) for part in (self.first, self.maps, self.extents, self.guide)))
 
 
@@ -90,7 +95,7 @@ class AttentionRecord:
     `maps` ``[steps, batch, 2 + words, h, w]``, `extents` ``[steps, batch, 3 + words, h, w]`` and
     `guide` ``[batch, C, H, W]`` are those of `Evidence`, float16 on the CPU; one entry for each
     model call that saw the edit prompt. `sigmas` are the noise levels of those calls, and `scale`
-    the image pixels in one latent pixel.
+    the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool is that of `Evidence`.
     """
 
     maps: Tensor
@@ -99,6 +104,7 @@ class AttentionRecord:
     words: PromptWords
     sigmas: tuple[float, ...]
     scale: int
+    noise_mask: Tensor | None = None
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -115,16 +121,17 @@ class AttentionRecord:
         maps, extents = self.maps[:steps].float(), self.extents[:steps].float()
         weights = _weight(torch.tensor(self.sigmas[:steps]))
         weighted = torch.einsum("s,sbchw->bchw", weights / weights.sum(), extents)
-        return Evidence(maps[0], maps.mean(0), weighted, self.guide.float())
+        return Evidence(maps[0], maps.mean(0), weighted, self.guide.float(), self.noise_mask)
 
 
 class Recorder:
     """Collects the evidence of the layers of a step, and of the steps of a run, on their device.
 
-    Its words are those of one prompt; its pictures a batch.
+    Its words are those of one prompt; its pictures a batch, with the noise mask of `Evidence`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noise_mask: Tensor | None = None) -> None:
+        self._noise_mask = noise_mask
         self._maps = _Mean()
         self._affinity = _Mean()
         self._steps: list[Tensor] = []
@@ -173,9 +180,8 @@ class Recorder:
         """The evidence of all closed steps. Raises ``ValueError`` when there is none."""
         if self._total is None or self._weighted is None or self._weight is None or self._clean is None:
             raise ValueError("no step has been recorded yet")
-        return Evidence(
-            self._steps[0], self._total / len(self._steps), self._weighted / self._weight, self._clean.float()
-        )
+        maps, extents = self._total / len(self._steps), self._weighted / self._weight
+        return Evidence(self._steps[0], maps, extents, self._clean.float(), self._noise_mask)
 
     def freeze(self, words: PromptWords, scale: int) -> AttentionRecord:
         """Hand the record over, on the CPU. Raises ``ValueError`` when nothing was recorded."""
@@ -186,7 +192,8 @@ class Recorder:
             )
         maps, extents = (torch.stack(steps).half().cpu() for steps in (self._steps, self._extents))
         sigmas = tuple(float(sigma) for sigma in torch.stack(self._sigmas).cpu())
-        return AttentionRecord(maps, extents, self._clean.half().cpu(), words, sigmas, scale)
+        noise_mask = None if self._noise_mask is None else self._noise_mask.cpu()
+        return AttentionRecord(maps, extents, self._clean.half().cpu(), words, sigmas, scale, noise_mask)
 
 
 class _Mean:

@@ -15,6 +15,7 @@ from .refine import MaskSettings
 def exported(record: AttentionRecord, settings: MaskSettings) -> bytes:
     """The record as a safetensors file: its tensors by name, with `sigmas` ``[steps]`` float32.
 
+    `noise_mask`, bool, is there only where the record has one.
     Its metadata are JSON texts: `words`, a list of texts, `scale`, and `settings`.
     """
     tensors = {
@@ -23,5 +24,7 @@ def exported(record: AttentionRecord, settings: MaskSettings) -> bytes:
         "guide": record.guide.half().contiguous(),
         "sigmas": torch.tensor(record.sigmas, dtype=torch.float32),
     }
+    if record.noise_mask is not None:
+        tensors["noise_mask"] = record.noise_mask.contiguous()
     metadata = {"words": record.words.texts, "scale": record.scale, "settings": asdict(settings)}
     return save(tensors, {name: json.dumps(value) for name, value in metadata.items()})

@@ -98,9 +98,10 @@ class InstantMask:
     """The mask of a step.
 
     `soft` ``[B, H, W]`` float32 in 0..1; `binary` ``[B, H, W]`` bool, where `soft` reaches the
-    threshold; `confidence` ``[B]`` float32 in 0..1, how cleanly the mask parts the soft mask in
-    two (`maps.separation`); `fits` ``[B]`` bool, whether the prompt contradicts nothing that
-    stands out in the picture, so that the mask is what is left: always false for "attention".
+    threshold; both end where the latent's own noise mask does. `confidence` ``[B]`` float32 in
+    0..1, how cleanly the mask parts the soft mask in two (`maps.separation`), beyond the noise mask
+    too; `fits` ``[B]`` bool, whether the prompt contradicts nothing that stands out in the picture,
+    so that the mask is what is left: always false for "attention".
     """
 
     soft: Tensor
@@ -131,6 +132,11 @@ def refine(evidence: Evidence, words: PromptWords, settings: MaskSettings) -> In
     Maps that are constant, zero or NaN say nothing and count as zero. The result may be empty: it
     is for the caller to say so. Raises ``ValueError`` as `target_numbers` does.
     """
+    return _within(evidence.noise_mask, _anywhere(evidence, words, settings))
+
+
+def _anywhere(evidence: Evidence, words: PromptWords, settings: MaskSettings) -> InstantMask:
+    """The mask as if there were no noise mask."""
     chosen = target_numbers(words, settings.target)
     batch = len(evidence.maps)
     if settings.share:
@@ -142,6 +148,13 @@ def refine(evidence: Evidence, words: PromptWords, settings: MaskSettings) -> In
     return mask if len(soft) == batch else _expanded(mask, batch)
 
 
+def _within(noise_mask: Tensor | None, mask: InstantMask) -> InstantMask:
+    """What of the mask is in a noise mask ``[B, H, W]`` of its size; none: all of it."""
+    if noise_mask is None:
+        return mask
+    return replace(mask, soft=torch.where(noise_mask, mask.soft, 0.0), binary=mask.binary & noise_mask)
+
+
 def refine_record(
     record: AttentionRecord, settings: MaskSettings, steps: int | None = None, picture: Tensor | None = None
 ) -> InstantMask:
@@ -149,16 +162,18 @@ def refine_record(
 
     `picture` is what `at_size` follows.
     """
-    return at_size(refine(record.evidence(steps), record.words, settings), record.image_size, settings, picture)
+    found = _anywhere(record.evidence(steps), record.words, settings)
+    return at_size(found, record.image_size, settings, picture, record.noise_mask)
 
 
 def at_size(
-    mask: InstantMask, size: tuple[int, int], settings: MaskSettings, picture: Tensor | None = None
-) -> InstantMask:
+    mask: InstantMask, size: tuple[int, int], settings: MaskSettings, picture: Tensor | None = None,
+    noise_mask: Tensor | None = None,
+) -> InstantMask:  # fmt: skip
     """The mask brought to another size ``(H, W)``: the soft mask resized, then cut at the threshold again.
 
     The method "change" follows the edges of `picture` ``[B or 1, 3, H, W]``, where one is given,
-    and finds its cut again.
+    and finds its cut again. Last, what is outside a `noise_mask` ``[B, h, w]`` bool of any size goes.
     """
     if settings.method == "change":
         if picture is None:
@@ -168,7 +183,9 @@ def at_size(
         soft = centred(soft)
     else:
         soft = resized(mask.soft, size)
-    return InstantMask(soft, soft >= settings.threshold, mask.roles, mask.confidence, mask.fits)
+    if noise_mask is not None:
+        noise_mask = functional.interpolate(noise_mask[:, None].float(), size)[:, 0] > 0
+    return _within(noise_mask, replace(mask, soft=soft, binary=soft >= settings.threshold))
 
 
 @dataclass(frozen=True)

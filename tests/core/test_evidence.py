@@ -258,6 +258,20 @@ def test_shared_evidence_is_the_mean_of_the_batch():
         assert len(getattr(shared, part)) == 1
 
 
+# ---- the latent's own noise mask ----
+
+
+def test_the_noise_mask_goes_with_the_evidence_and_into_the_record_for_the_first_steps_too():
+    noise_mask = torch.rand(2, 8, 12, generator=torch.Generator().manual_seed(0)) > 0.5
+    recorder = Recorder(noise_mask)
+    for number in range(2):
+        recorder.add_words(word_maps(2, seed=number))
+        recorder.close_step(torch.tensor(2.0 - number), predictions(2, seed=number))
+    record = recorder.freeze(WORDS, 8)
+    for found in (recorder.evidence(), record, record.evidence(), record.evidence(1)):
+        assert torch.equal(found.noise_mask, noise_mask)
+
+
 # ---- the record ----
 
 

@@ -28,13 +28,15 @@ def iou(mask, other):
     return ((mask & other).sum() / (mask | other).sum()).item()
 
 
+PARTS = ("first", "maps", "extents", "guide")
+
+
 def part_of(evidence, rows):
-    return Evidence(*(getattr(evidence, field.name)[rows] for field in dataclasses.fields(Evidence)))
+    return Evidence(*(getattr(evidence, part)[rows] for part in PARTS))
 
 
 def joined(*evidences):
-    parts = ([getattr(each, field.name) for each in evidences] for field in dataclasses.fields(Evidence))
-    return Evidence(*map(torch.cat, parts))
+    return Evidence(*(torch.cat([getattr(each, part) for each in evidences]) for part in PARTS))
 
 
 # ---- pictures for the method "attention": Gaussian bumps in the cross-attention ----
@@ -629,6 +631,53 @@ def test_a_record_follows_the_edges_of_the_picture_that_is_given():
     )
     assert iou(followed, large) > 0.97
     assert iou(plain, large) < iou(followed, large)
+
+
+# ---- the latent's own noise mask ----
+
+
+def halves(size):
+    """A noise mask that lets the sampler edit the left half of the first picture, and the upper of the second."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    return torch.from_numpy(np.stack([columns < size[1] // 2, rows < size[0] // 2]))
+
+
+@for_both_methods
+@pytest.mark.parametrize("changes", [{}, {"threshold": 0.0}, {"share": True}], ids=str)
+def test_nothing_outside_the_noise_mask_is_in_the_mask_and_all_inside_stays_as_it_is(method, changes):
+    settings = dataclasses.replace(METHODS[method], **changes)
+    free, words = part_of(three_pictures(method), slice(2)), words_of(method)
+    noise_mask = halves(free.guide.shape[-2:])
+    expected = refine(free, words, settings)
+    found = refine(dataclasses.replace(free, noise_mask=noise_mask), words, settings)
+    assert (expected.binary & ~noise_mask).any()
+    assert torch.equal(found.binary, expected.binary & noise_mask)
+    assert torch.equal(found.soft, expected.soft * noise_mask)
+    assert torch.equal(found.confidence, expected.confidence)
+
+
+@for_both_methods
+@pytest.mark.parametrize("changes", [{}, {"threshold": 0.0}, {"share": True}], ids=str)
+@pytest.mark.parametrize("seen", [True, False])
+def test_at_image_size_the_mask_ends_at_the_pixel_where_the_noise_mask_does(method, changes, seen):
+    settings = dataclasses.replace(METHODS[method], **changes)
+    evidence = part_of(three_pictures(method), slice(2))
+    parts = (part.half() for part in (evidence.maps[None], evidence.extents[None], evidence.guide))
+    record = AttentionRecord(*parts, words_of(method), (5.0,), 8)
+    noise_mask = halves(record.latent_size)
+    picture = torch.rand(1, 3, *record.image_size) if seen else None
+    expected = refine_record(record, settings, picture=picture)
+    found = refine_record(dataclasses.replace(record, noise_mask=noise_mask), settings, picture=picture)
+    allowed = noise_mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    assert (expected.binary & ~allowed).any()
+    assert torch.equal(found.binary, expected.binary & allowed)
+    assert torch.equal(found.soft, expected.soft * allowed)
+
+
+def test_a_mask_of_nothing_but_the_forbidden_half_is_empty():
+    right = torch.arange(64).expand(1, 64, 64) >= 40
+    found = refine(dataclasses.replace(changed((DOG, 1.3)), noise_mask=right), OBJECTS, CHANGE)
+    assert not found.binary.any()
 
 
 # ---- how a mask came about ----

@@ -122,6 +122,20 @@ def test_every_size(core, settings, grid, latent):
 
 
 @both_presets
+@pytest.mark.parametrize("changes", [{}, {"threshold": 0.0}, {"share": True}, {"target": ("grass",)}], ids=str)
+def test_a_noise_mask_of_each_picture(core, settings, changes):
+    record = make_record(WORDS, batch=2, latent=(24, 32), seed=3)
+    noise_mask = torch.rand(2, 24, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    masked = replace(record, noise_mask=noise_mask)
+    for pictures in (None, make_pictures(record, 2)):
+        assert_same(core, masked, replace(settings, **changes), pictures)
+        outside = ~noise_mask[1].repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()
+        found = core.refine(picture=1)
+        assert not found.binary[outside].any()
+        assert not found.soft[outside].any()
+
+
+@both_presets
 def test_one_word_and_one_hundred(core, settings):
     for texts in (("frog",), tuple(f"word{number}" for number in range(100))):
         assert_same(core, make_record(texts, seed=5), settings)

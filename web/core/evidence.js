@@ -25,7 +25,7 @@ const LARGEST_SIDE = 16384;
 
 /**
  * @typedef {import("./safetensors.js").Tensor} Tensor
- * @typedef {Record<"maps" | "extents" | "guide" | "sigmas", Tensor>} Tensors
+ * @typedef {Record<"maps" | "extents" | "guide" | "sigmas", Tensor> & { noise_mask?: Tensor }} Tensors
  */
 
 /** The evidence of a run step by step. Pictures are given by their numbers in the batch; several give their mean. */
@@ -36,7 +36,7 @@ export class AttentionRecord {
    * @param {number} scale the image pixels in one latent pixel
    * @param {MaskSettings} settings
    */
-  constructor({ maps, extents, guide, sigmas }, words, scale, settings) {
+  constructor({ maps, extents, guide, sigmas, noise_mask: noiseMask }, words, scale, settings) {
     const [height, width] = guide.shape.slice(-2);
     this.words = words;
     this.settings = settings;
@@ -46,6 +46,7 @@ export class AttentionRecord {
     this.latentSize = [height, width];
     /** Height and width of the picture. @type {[number, number]} */
     this.imageSize = [height * scale, width * scale];
+    this._noiseMasks = noiseMask && new Maps(this.batch, height, width, noiseMask.data);
     this._maps = new RunningMean(maps, sigmas.data.map(() => 1));
     this._extents = new RunningMean(extents, sigmas.data.map((sigma) => Math.min(sigma, FULL_NOISE) ** 4));
     this._guide = new RunningMean({ shape: [1, ...guide.shape], data: guide.data }, Float32Array.of(1));
@@ -78,6 +79,15 @@ export class AttentionRecord {
    */
   guide(pictures) {
     return this._guide.after(1, pictures);
+  }
+
+  /**
+   * Where the latent's own noise mask lets the sampler edit, not zero there; none: everywhere.
+   *
+   * @param {number} picture
+   */
+  noiseMask(picture) {
+    return this._noiseMasks?.slice(picture, picture + 1);
   }
 }
 
@@ -169,7 +179,7 @@ function checkSettings(settings) {
 }
 
 /** @param {Partial<Tensors>} tensors @param {number} words */
-function checkShapes({ maps, extents, guide, sigmas }, words) {
+function checkShapes({ maps, extents, guide, sigmas, noise_mask: noiseMask }, words) {
   const [steps, batch, , height, width] = maps?.shape ?? [];
   const [, channels, down, across] = guide?.shape ?? [];
   /** @type {[Tensor | undefined, number[]][]} */
@@ -179,6 +189,7 @@ function checkShapes({ maps, extents, guide, sigmas }, words) {
     [guide, [batch, channels, down, across]],
     [sigmas, [steps]],
   ];
+  if (noiseMask) expected.push([noiseMask, [batch, down, across]]);
   const fit = expected.every(
     ([tensor, shape]) => String(tensor?.shape) === String(shape) && shape.every((side) => side > 0),
   );

@@ -101,7 +101,7 @@ export function range(map) {
  * Which values each place of a new row is made of: `count` of them, with their weights.
  *
  * @typedef {{ count: number, indices: Int32Array, weights: Float32Array }} Taps
- * @typedef {"bilinear" | "bicubic" | "area"} Mode
+ * @typedef {"nearest" | "bilinear" | "bicubic" | "area"} Mode
  */
 
 /**
@@ -114,7 +114,7 @@ export function range(map) {
  */
 export function taps(length, wanted, mode) {
   const ratio = length / wanted;
-  const count = { bilinear: 2, bicubic: 4, area: Math.ceil(ratio) + 1 }[mode];
+  const count = { nearest: 1, bilinear: 2, bicubic: 4, area: Math.ceil(ratio) + 1 }[mode];
   const indices = new Int32Array(wanted * count);
   const weights = new Float32Array(wanted * count);
   for (let i = 0; i < wanted; i++) {
@@ -138,6 +138,7 @@ export function taps(length, wanted, mode) {
  * @returns {[number, number[]]}
  */
 function tapsAt(i, ratio, length, wanted, mode) {
+  if (mode === "nearest") return [Math.floor(i * ratio), [1]];
   if (mode === "area") {
     const first = Math.floor((i * length) / wanted);
     const size = Math.ceil(((i + 1) * length) / wanted) - first;

@@ -65,6 +65,15 @@ export class Refinery {
       const followed = pictures.length ? this._pictureFilter(picture % pictures.length).follow(soft) : null;
       return centred((followed ?? resized(soft, record.imageSize)).data);
     });
+    this._noiseMask = latest((picture) => {
+      const noiseMask = record.noiseMask(picture);
+      return noiseMask && resized(noiseMask, record.imageSize, "nearest").data;
+    });
+    this._softWithin = latest((steps, chosen, picture) => {
+      const noiseMask = this._noiseMask(picture);
+      const soft = this._soft(steps, chosen, picture);
+      return noiseMask ? soft.map((value, i) => (noiseMask[i] ? value : 0)) : soft;
+    });
   }
 
   /**
@@ -80,10 +89,10 @@ export class Refinery {
     const named = words.length ? words : settings.target;
     const chosen = targetNumbers(this._record.words, named);
     const count = this._count(steps);
-    const soft = this._soft(count, chosen, picture);
+    const soft = this._softWithin(count, chosen, picture);
     const { roles, fits } = this._found(count, chosen, this._group(picture));
     const level = threshold || settings.threshold;
-    const { binary, area } = cutAt(soft, level);
+    const { binary, area } = cutAt(soft, level, this._noiseMask(picture));
     const [height, width] = imageSize;
     return { soft, binary, width, height, ...roles, fits, area, threshold: level, words: named };
   }
@@ -146,13 +155,14 @@ const folded = (text) => text.toUpperCase().toLowerCase();
 /**
  * @param {Float32Array} soft
  * @param {number} threshold
+ * @param {Float32Array | undefined} noiseMask outside which nothing is in the mask
  */
-function cutAt(soft, threshold) {
+function cutAt(soft, threshold, noiseMask) {
   const level = Math.fround(threshold);
   const binary = new Uint8Array(soft.length);
   let area = 0;
   for (let i = 0; i < soft.length; i++) {
-    if (soft[i] >= level) {
+    if (soft[i] >= level && (!noiseMask || noiseMask[i])) {
       binary[i] = 1;
       area++;
     }

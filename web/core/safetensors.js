@@ -14,6 +14,7 @@
 const READERS = new Map([
   ["F16", { bytes: 2, read: (buffer) => fromHalf(new Uint16Array(buffer)) }],
   ["F32", { bytes: 4, read: (buffer) => new Float32Array(buffer) }],
+  ["BOOL", { bytes: 1, read: (buffer) => Float32Array.from(new Uint8Array(buffer)) }],
 ]);
 
 /**
@@ -21,7 +22,7 @@ const READERS = new Map([
  *
  * @param {ArrayBuffer} buffer
  * @returns {{ tensors: Map<string, Tensor>, metadata: Map<string, string> }}
- * @throws {Error} with a sentence, for anything that is no safetensors file of F16 and F32.
+ * @throws {Error} with a sentence, for anything that is no safetensors file of F16, F32 and BOOL.
  */
 export function readSafetensors(buffer) {
   if (buffer.byteLength < 8) throw new Error("The file is too short.");
@@ -68,7 +69,7 @@ function readMetadata(entry) {
 function readTensor(name, entry, buffer, start) {
   const { dtype, shape, data_offsets: offsets } = isObject(entry) ? entry : {};
   const reader = READERS.get(dtype);
-  if (!reader) throw new Error(`The file's tensor ${name} is neither F16 nor F32.`);
+  if (!reader) throw new Error(`The file's tensor ${name} is neither F16, F32 nor BOOL.`);
   if (!areCounts(shape)) throw new Error(`The file's tensor ${name} has no shape.`);
   if (!areCounts(offsets) || offsets.length !== 2) throw new Error(`The file's tensor ${name} has no place.`);
   const [first, end] = offsets;
