@@ -96,7 +96,7 @@ def edit(options: argparse.Namespace) -> None:
     Image.fromarray(result.picture).save(options.out)
     if options.mask:
         Image.fromarray(_grey(binary)).save(options.mask)
-    print(json.dumps(result.report) if options.json else report(result.mask, result.record.words))
+    print(json.dumps(result.report) if options.json else report(result.mask, result.record, settings))
 
 
 def _parser() -> Parser:

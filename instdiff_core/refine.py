@@ -8,6 +8,7 @@ and never wait for it.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -38,6 +39,9 @@ FITTING = 1.03
 
 SALIENT = 0.5
 """The part of the largest change that makes a place salient."""
+
+LISTED = 12
+"""How many words an error lists."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,20 @@ def target_numbers(words: PromptWords, target: tuple[str, ...]) -> list[int]:
     texts = [text.casefold() for text in words.texts]
     missing = [name for name in target if name.casefold() not in texts]
     if missing:
-        raise ValueError(f"{missing[0]!r} is not in the edit prompt: its words are {', '.join(words.texts)}")
+        raise ValueError(f"{missing[0]!r} is not in the edit prompt: {_those_of(words, missing[0])}")
     names = {name.casefold() for name in target}
     return [number for number, text in enumerate(texts) if text in names]
+
+
+def _those_of(words: PromptWords, name: str) -> str:
+    """The words that could have been named, at most `LISTED` of them, and the one most like `name`."""
+    known = list(dict.fromkeys(words.texts))
+    told = f"its words are {', '.join(known[:LISTED])}"
+    if len(known) > LISTED:
+        told += f" and {len(known) - LISTED} more"
+    folded = {text.casefold(): text for text in reversed(known)}
+    near = difflib.get_close_matches(name.casefold(), folded, 1)
+    return f"{told}; the nearest is {folded[near[0]]!r}" if near else told
 
 
 def refine(evidence: Evidence, words: PromptWords, settings: MaskSettings) -> InstantMask:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from .refine import Course, InstantMask
+from .evidence import AttentionRecord
+from .refine import Course, InstantMask, MaskSettings
 from .tokens import PromptWords
 
 UNSURE = 0.7
 """Below this confidence a mask is called unsure: on the benchmark six in ten of those had an IoU under 0.6.
 
 Of all masks one in eight had."""
+
+HALF_NOISE = 1.62
+"""The noise level from which a denoise of 0.5 starts, on Stable Diffusion.
+
+The sigma in the middle of its 1000 training timesteps (betas scaled linear from 0.00085 to 0.012,
+Rombach et al. 2022), which is 1.616. The host's scheduler "normal" starts below it at any number of
+steps, 1.55 at 20, and "simple", "sgm_uniform" and "beta" start there.
+"""
 
 
 def facts(mask: InstantMask, words: PromptWords, course: Course | None = None, picture: int = 0) -> dict[str, Any]:
@@ -36,12 +45,29 @@ def facts(mask: InstantMask, words: PromptWords, course: Course | None = None, p
     return {**found, "confidence": round(confidence, 4)}
 
 
-def report(mask: InstantMask, words: PromptWords, course: Course | None = None) -> str:
-    """The facts of every picture of a batch, with a remedy where the mask is empty, full or unsure."""
-    return "\n".join(_line(facts(mask, words, course, picture), picture) for picture in range(len(mask.binary)))
+def report(mask: InstantMask, record: AttentionRecord, settings: MaskSettings, course: Course | None = None) -> str:
+    """The facts of every picture of a batch, with a remedy where the mask is empty, full or unsure.
+
+    The mask was made from `record` with `settings`: what these do already is no remedy for one that is unsure.
+    """
+    remedy = _remedy(record.sigmas[0], settings)
+    pictures = range(len(mask.binary))
+    return "\n".join(_line(facts(mask, record.words, course, picture), picture, remedy) for picture in pictures)
 
 
-def _line(found: dict[str, Any], picture: int) -> str:
+def _remedy(noise_level: float, settings: MaskSettings) -> str:
+    """What to try where the mask is unsure; `noise_level` is that of the first step."""
+    ways = []
+    if noise_level > HALF_NOISE:
+        ways.append("try a denoise of 0.3 to 0.5")
+    if not settings.target:
+        ways.append("name the words to use")
+    if noise_level <= HALF_NOISE and not settings.share:
+        ways.append("let several noises of the picture share a mask")
+    return ", or ".join(ways) or "try another seed"
+
+
+def _line(found: dict[str, Any], picture: int, remedy: str) -> str:
     weights = ", ".join(f"{entry['word']} {entry['weight']:+d}" for entry in found["words"])
     text = f"picture {picture + 1}: index word '{found['index_word']}' ({weights}), area {found['mask_area']:.1%}, "
     if "settled" in found:
@@ -57,5 +83,5 @@ def _line(found: dict[str, Any], picture: int) -> str:
             "name the word to change if that is wrong"
         )
     if found["confidence"] < UNSURE:
-        return f"{text}. The mask is unsure: try a denoise of 0.3 to 0.5, or name the words to use."
+        return f"{text}. The mask is unsure: {remedy}."
     return text

@@ -171,7 +171,7 @@ class RefineInstantMask(io.ComfyNode):
         picture = None if image is None else host.picture_for(image, attention)
         found = refine_record(attention, chosen, steps or None, picture)
         binary, soft = host.to_intermediate(found.binary.float()), host.to_intermediate(found.soft)
-        text = report(found, attention.words, course(attention, chosen))
+        text = report(found, attention, chosen, course(attention, chosen))
         shown = picture[:1] if picture is not None and len(image) == 1 else picture
         left = host.leave_for_browser(attention, settings, shown)
         preview = ui.PreviewMask(binary, cls=cls).as_dict()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from instdiff_core.evidence import AttentionRecord, Evidence
-from instdiff_core.refine import PRESETS, MaskSettings, at_size, course, refine, refine_record
+from instdiff_core.refine import PRESETS, MaskSettings, at_size, course, refine, refine_record, target_numbers
 from instdiff_core.tokens import PromptWords, Word
 
 GRID = (16, 16)
@@ -535,6 +535,23 @@ def test_a_target_that_is_not_in_the_prompt_is_named_with_the_words_that_are(met
     settings = dataclasses.replace(METHODS[method], target=("dog", "cat"))
     with pytest.raises(ValueError, match="'cat' is not in the edit prompt: its words are hairy, dog, runs, grass"):
         refine(attention(tensor(scene())), SCENE_WORDS, settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("dogs", "dog"), ("GRAS", "grass"), ("hairy dog", "hairy"), ("run", "runs"), ("zzz", None)]
+)
+def test_the_word_that_was_meant_is_named(name, near):
+    with pytest.raises(ValueError, match="its words are hairy, dog, runs, grass") as error:
+        target_numbers(SCENE_WORDS, (name,))
+    assert str(error.value).partition("; the nearest is ")[2] == (repr(near) if near else "")
+
+
+def test_a_long_prompt_is_not_listed_whole_but_the_word_that_was_meant_is_still_named():
+    words = prompt(*(f"word{number}" for number in range(70)), "teapot", "word1")
+    with pytest.raises(ValueError, match="'teapots' is not in the edit prompt") as error:
+        target_numbers(words, ("teapots",))
+    assert "word11 and 59 more; the nearest is 'teapot'" in str(error.value)
+    assert "word12" not in str(error.value)
 
 
 @for_both_methods

@@ -1,11 +1,13 @@
 """What a user is told of a mask."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from instdiff_core.refine import Course, InstantMask, WordRoles
+from instdiff_core.evidence import AttentionRecord
+from instdiff_core.refine import PRESETS, Course, InstantMask, WordRoles
 from instdiff_core.report import facts, report
 from instdiff_core.tokens import PromptWords, Word
 
@@ -21,6 +23,13 @@ def mask_of(*areas, confidence=0.9, fits=False):
     return InstantMask(
         binary.float(), binary, roles, torch.full((batch,), confidence), torch.full((batch,), fits, dtype=torch.bool)
     )
+
+
+def told_of(mask, course=None, noise_level=5.0, **settings):
+    """The report of a mask that was made with these settings of a run that began at this noise level."""
+    nothing = torch.zeros(1, len(mask.binary), 6, 1, 1)
+    record = AttentionRecord(nothing[:, :, :5], nothing, nothing[0, :, :4], WORDS, (noise_level,), 8)
+    return report(mask, record, replace(PRESETS["default"], **settings), course)
 
 
 def course_of(settled, agreement, steps=20):
@@ -47,17 +56,17 @@ def test_with_its_course_the_facts_name_the_step_and_disagreement_lowers_the_con
 
 
 def test_a_clear_mask_is_told_in_one_line_without_advice():
-    assert report(mask_of(0.25), WORDS) == (
+    assert told_of(mask_of(0.25)) == (
         "picture 1: index word 'dog' (hairy +0, dog +1, grass -1), area 25.0%, confidence 0.90"
     )
 
 
 def test_the_step_at_which_a_mask_settled_is_told():
-    assert "settled at step 4 of 20, confidence 0.90" in report(mask_of(0.25), WORDS, course_of([4], [1.0]))
+    assert "settled at step 4 of 20, confidence 0.90" in told_of(mask_of(0.25), course=course_of([4], [1.0]))
 
 
 def test_an_empty_mask_says_how_to_get_one():
-    told = report(mask_of(0, confidence=0.0), WORDS)
+    told = told_of(mask_of(0, confidence=0.0))
     assert "The mask is empty" in told
     assert LOWER in told
     assert RAISE not in told
@@ -65,7 +74,7 @@ def test_an_empty_mask_says_how_to_get_one():
 
 
 def test_a_full_mask_says_how_to_make_it_smaller():
-    told = report(mask_of(1, confidence=0.0), WORDS)
+    told = told_of(mask_of(1, confidence=0.0))
     assert "The mask is the whole picture" in told
     assert RAISE in told
     assert LOWER not in told
@@ -74,18 +83,43 @@ def test_a_full_mask_says_how_to_make_it_smaller():
 
 @pytest.mark.parametrize(("confidence", "unsure"), [(0.2, True), (0.69, True), (0.71, False), (1.0, False)])
 def test_a_mask_of_low_confidence_is_called_unsure(confidence, unsure):
-    assert ("The mask is unsure" in report(mask_of(0.3, confidence=confidence), WORDS)) is unsure
+    assert ("The mask is unsure" in told_of(mask_of(0.3, confidence=confidence))) is unsure
 
 
 def test_steps_that_disagree_make_a_clear_mask_unsure():
-    told = report(mask_of(0.3, 0.3), WORDS, course_of([1, 19], [1.0, 0.4])).splitlines()
+    told = told_of(mask_of(0.3, 0.3), course=course_of([1, 19], [1.0, 0.4])).splitlines()
     assert "unsure" not in told[0]
     assert "confidence 0.36" in told[1]
     assert "The mask is unsure" in told[1]
 
 
+@pytest.mark.parametrize("noise_level", [1.55, 1.616, 0.3])
+def test_a_run_at_a_denoise_of_a_half_or_less_is_not_told_to_use_that(noise_level):
+    told = told_of(mask_of(0.3, confidence=0.2), noise_level=noise_level)
+    assert told.endswith("unsure: name the words to use, or let several noises of the picture share a mask.")
+
+
+@pytest.mark.parametrize("noise_level", [1.7, 14.6])
+def test_a_run_with_more_noise_is_told_to_lower_denoise(noise_level):
+    told = told_of(mask_of(0.3, confidence=0.2), noise_level=noise_level)
+    assert told.endswith("The mask is unsure: try a denoise of 0.3 to 0.5, or name the words to use.")
+
+
+@pytest.mark.parametrize(
+    ("done", "left"),
+    [
+        ({"target": ("dog",)}, "let several noises of the picture share a mask"),
+        ({"share": True}, "name the words to use"),
+        ({"target": ("dog",), "share": True}, "try another seed"),
+        ({"target": ("dog",), "noise_level": 5.0}, "try a denoise of 0.3 to 0.5"),
+    ],
+)
+def test_nothing_is_advised_that_is_done_already(done, left):
+    assert told_of(mask_of(0.3, confidence=0.2), **{"noise_level": 1.0, **done}).endswith(f"unsure: {left}.")
+
+
 def test_a_prompt_that_fits_is_told_with_what_to_do_if_that_is_wrong():
-    told = report(mask_of(0.7, fits=True), WORDS)
+    told = told_of(mask_of(0.7, fits=True))
     assert facts(mask_of(0.7, fits=True), WORDS)["fits"] is True
     assert "The prompt fits what stands out in the picture, so the mask is the rest" in told
     assert NAME in told
@@ -93,13 +127,13 @@ def test_a_prompt_that_fits_is_told_with_what_to_do_if_that_is_wrong():
 
 
 def test_a_prompt_that_fits_with_an_unsure_mask_is_told_both():
-    told = report(mask_of(0.7, confidence=0.3, fits=True), WORDS)
+    told = told_of(mask_of(0.7, confidence=0.3, fits=True))
     assert "The prompt fits what stands out" in told
     assert "The mask is unsure" in told
 
 
 def test_every_picture_of_a_batch_has_its_line():
-    lines = report(mask_of(0, 0.4, 1), WORDS).splitlines()
+    lines = told_of(mask_of(0, 0.4, 1)).splitlines()
     assert [line.split(":")[0] for line in lines] == ["picture 1", "picture 2", "picture 3"]
     assert ["empty" in line for line in lines] == [True, False, False]
     assert ["whole picture" in line for line in lines] == [False, False, True]
@@ -110,6 +144,6 @@ def test_a_large_mask_of_few_pixels_is_not_called_empty_and_one_that_lacks_few_n
     binary[0, 5:7, 5:7] = True
     binary[1] = ~binary[0]
     small = mask_of(0.5, 0.5)
-    told = report(InstantMask(binary.float(), binary, small.roles, small.confidence, small.fits), WORDS).splitlines()
+    told = told_of(InstantMask(binary.float(), binary, small.roles, small.confidence, small.fits)).splitlines()
     assert "empty" not in told[0]
     assert "whole picture" not in told[1]

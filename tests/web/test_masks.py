@@ -5,6 +5,7 @@ At most `APART` of the pixels may differ, and only pixels whose soft mask is as 
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -228,14 +229,60 @@ def test_places_outside_the_picture_have_the_words_of_its_border(core):
     assert core.words_at(-5, 1e6) == core.words_at(0, 255)
 
 
-@pytest.mark.parametrize(("word", "prompt"), [("FROG", "frog"), ("ß", "SS"), ("ΟΔΟΣ", "οδος"), ("ÉTÉ", "été")])
+CASES = [
+    ("FROG", "frog"),
+    ("ß", "SS"),
+    ("STRASSE", "straße"),
+    ("STRAẞE", "Strasse"),
+    ("ΟΔΟΣ", "οδος"),
+    ("ÉTÉ", "été"),
+    ("İ", "i̇"),
+]
+
+
+@pytest.mark.parametrize(("word", "prompt"), CASES)
 def test_case_is_ignored_as_in_python(core, word, prompt):
     record = make_record((prompt, "grass"))
     assert_same(core, record, DEFAULT, words=(word,))
     assert core.refine(words=(word,)).index == 0
 
 
-def test_a_word_that_is_not_in_the_prompt_is_named(core):
+def folded_in_browser(core, texts):
+    return core.page.evaluate(
+        "async (texts) => texts.map((await import('/core/words.js')).folded)", list(texts)
+    )
+
+
+def test_words_are_the_same_where_python_says_so(core):
+    """Of all letters that any case knows, one in a word: Python's and the browser's Unicode may differ in age only."""
+    cased = [chr(code) for code in range(0x250) if chr(code).isalpha()]
+    cased += [letter for code in range(0x250, 0x1E00) if (letter := chr(code)).casefold() != letter and code < 0x590]
+    rest = (*range(0x1E00, 0x2000), 0x212A, 0x212B, *range(0xFB00, 0xFB07))
+    cased += [chr(code) for code in rest if chr(code).isalpha()]
+    words = [f"x{letter}y" for letter in cased]
+    assert folded_in_browser(core, words) == [word.casefold() for word in words]
+
+
+@pytest.mark.parametrize(("word", "prompt"), [("I", "ı"), ("ı", "i"), ("İ", "i")])
+def test_letters_that_are_not_the_same_in_python_are_not_the_same(core, word, prompt):
+    core.open(exported(make_record((prompt, "grass")), DEFAULT))
+    with pytest.raises(Exception, match="is not in the edit prompt"):
+        core.refine(words=(word,))
+
+
+def test_a_word_that_is_not_in_the_prompt_is_named_with_the_nearest(core):
     core.open(exported(make_record(WORDS), DEFAULT))
-    with pytest.raises(Exception, match='"cat" is not in the edit prompt'):
+    with pytest.raises(Exception, match='"cat" is not in the edit prompt\\.'):
         core.refine(words=("frog", "cat"))
+    with pytest.raises(Exception, match='"Frogs" is not in the edit prompt; the nearest is "frog"\\.'):
+        core.refine(words=("Frogs",))
+
+
+def test_the_nearest_word_is_the_one_that_python_names(core):
+    generator = np.random.default_rng(0)
+    texts = ["".join(generator.choice(list("abcd"), generator.integers(1, 9))) for _ in range(400)]
+    for name, words in zip(texts[:80], zip(*[iter(texts[80:])] * 4, strict=True), strict=True):
+        found = core.page.evaluate(
+            "async ([name, words]) => (await import('/core/words.js')).nearest(name, words) ?? null", [name, words]
+        )
+        assert found == next(iter(difflib.get_close_matches(name, words, 1)), None)

@@ -3,6 +3,7 @@
 import { EdgeFilter } from "./edges.js";
 import { Maps, centred, resized, rounded, taps } from "./maps.js";
 import { byAttention, byChange, readAttention, readChange } from "./methods.js";
+import { targetNumbers } from "./words.js";
 
 const PICTURE_RADIUS = 2;
 
@@ -134,23 +135,6 @@ export class Refinery {
     return this._record.settings.share ? [...Array(this._record.batch).keys()] : [picture];
   }
 }
-
-/**
- * The numbers of the words that `target` names, case ignored.
- *
- * @param {string[]} words
- * @param {string[]} target
- */
-function targetNumbers(words, target) {
-  const texts = words.map(folded);
-  const names = target.map(folded);
-  const missing = names.findIndex((name) => !texts.includes(name));
-  if (missing >= 0) throw new Error(`"${target[missing]}" is not in the edit prompt.`);
-  return [...texts.keys()].filter((number) => names.includes(texts[number]));
-}
-
-/** A text without case, such that "ß" and "SS" are the same, as in Python. @param {string} text */
-const folded = (text) => text.toUpperCase().toLowerCase();
 
 /**
  * @param {Float32Array} soft

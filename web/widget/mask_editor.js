@@ -1,3 +1,4 @@
+import { folded, nearest } from "../core/words.js";
 import { make } from "./dom.js";
 import { Picture } from "./picture.js";
 import { Readout } from "./readout.js";
@@ -193,7 +194,7 @@ export class MaskEditor {
 
   _originOf({ words, fits }) {
     const unknown = this._choice.words.find((name) => !this._knows(name));
-    if (unknown !== undefined) return this._texts.unknown(unknown);
+    if (unknown !== undefined) return this._texts.unknown(unknown, nearest(unknown, this._run.record.words));
     if (this._choice.words.length) return this._texts.named;
     if (words.length) return this._texts.namedInSettings;
     return fits ? this._texts.fits : this._texts.foundByItself;
@@ -240,7 +241,7 @@ function button(text, onClick, label = text) {
   return element;
 }
 
-/** Words are compared as Python compares them: case does not count. */
+/** Case does not count. */
 function same(word, other) {
-  return word.toLowerCase() === other.toLowerCase();
+  return folded(word) === folded(other);
 }
