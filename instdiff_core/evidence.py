@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from einops import rearrange
@@ -93,7 +95,7 @@ class AttentionRecord:
     """The evidence of a run step by step, kept to be refined again without sampling.
 
     `maps` ``[steps, batch, 2 + words, h, w]``, `extents` ``[steps, batch, 3 + words, h, w]`` and
-    `guide` ``[batch, C, H, W]`` are those of `Evidence`, float16 on the CPU; one entry for each
+    `guide` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
     model call that saw the edit prompt. `sigmas` are the noise levels of those calls, and `scale`
     the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool is that of `Evidence`.
     """
@@ -116,101 +118,167 @@ class AttentionRecord:
         """``(height, width)`` in image pixels."""
         return self.latent_size[0] * self.scale, self.latent_size[1] * self.scale
 
+    @property
+    def weights(self) -> Tensor:
+        """What each step counts ``[steps]``: by its noise level, or 0.
+
+        0 for a step without a prediction without prompt, where others have one.
+        """
+        compared = (self.extents[:, :, ERROR_WITHOUT] > 0).flatten(1).any(1)
+        return _weight(torch.tensor(self.sigmas)) * (compared | ~compared.any())
+
     def evidence(self, steps: int | None = None) -> Evidence:
         """The evidence after the first `steps` (default: all)."""
-        maps, extents = self.maps[:steps].float(), self.extents[:steps].float()
-        weights = _weight(torch.tensor(self.sigmas[:steps]))
-        weighted = torch.einsum("s,sbchw->bchw", weights / weights.sum(), extents)
-        return Evidence(maps[0], maps.mean(0), weighted, self.guide.float(), self.noise_mask)
+        *_, evidence = islice(self.evidences(), steps)
+        return evidence
+
+    def evidences(self) -> Iterator[Evidence]:
+        """The evidence after each step."""
+        sums = _Sums()
+        for maps, extents, weight in zip(self.maps, self.extents, self.weights, strict=True):
+            sums.add(maps.float(), extents.float(), weight)
+            yield sums.evidence(self.guide.float(), self.noise_mask)
 
 
 class Recorder:
     """Collects the evidence of the layers of a step, and of the steps of a run, on their device.
 
-    Its words are those of one prompt; its pictures a batch, with the noise mask of `Evidence`.
+    Its words are those of one prompt; its pictures a batch, with the noise mask of `Evidence`. `grid`
+    ``(h, w)`` is that of the evidence, to which layers of another size are brought; None: that of
+    the first layer.
     """
 
-    def __init__(self, noise_mask: Tensor | None = None) -> None:
-        self._noise_mask = noise_mask
+    def __init__(self, grid: tuple[int, int] | None = None, noise_mask: Tensor | None = None) -> None:
+        self._grid, self._noise_mask = grid, noise_mask
         self._maps = _Mean()
-        self._affinity = _Mean()
+        self._affinities: dict[tuple[int, int], _Mean] = {}
         self._steps: list[Tensor] = []
         self._extents: list[Tensor] = []
         self._sigmas: list[Tensor] = []
-        self._clean: Tensor | None = None
-        self._total: Tensor | None = None
-        self._weighted: Tensor | None = None
-        self._weight: Tensor | None = None
+        self._sums = _Sums()
+        self._compared = False
+        self._guide: Tensor | None = None
+
+    def resume(self, record: AttentionRecord, device: torch.device) -> None:
+        """Begin with the steps of an earlier run on the same picture and words."""
+        self._guide = record.guide.to(device)
+        self._compared = bool(record.extents[:, :, ERROR_WITHOUT].any())
+        steps = zip(record.maps.to(device), record.extents.to(device), record.weights.to(device), strict=True)
+        for maps, extents, weight in steps:
+            self._add(maps, extents, weight)
+        self._sigmas = list(torch.tensor(record.sigmas, device=device))
 
     def add_words(self, maps: Tensor) -> None:
         """Add the word maps ``[B, 2 + words, h, w]`` of a cross-attention layer to the step under way."""
-        self._maps.add(maps)
+        self._grid = self._grid or (maps.shape[-2], maps.shape[-1])
+        self._maps.add(_on_grid(maps, self._grid))
 
-    def add_affinity(self, affinity: Tensor) -> None:
-        """Add the affinity ``[B, h*w, h*w]`` of a self-attention layer to the step under way."""
-        self._affinity.add(affinity)
+    def add_affinity(self, affinity: Tensor, grid: tuple[int, int]) -> None:
+        """Add the affinity ``[B, h*w, h*w]`` of a self-attention layer, whose `grid` is ``(h, w)``, to the step."""
+        self._affinities.setdefault(grid, _Mean()).add(affinity)
 
     def close_step(self, sigma: Tensor, predictions: Predictions) -> bool:
         """End the step that was denoised from `sigma` (a scalar); false when no layer saw the edit prompt in it."""
-        maps, affinity = self._maps.value, self._affinity.value
+        maps, affinities = self._maps.value, self._affinities
         self.drop_step()
-        if maps is None:
+        if maps is None or self._grid is None:
             return False
-        grid = maps.shape[-2], maps.shape[-1]
-        signals = functional.adaptive_avg_pool2d(predictions.signals(sigma), grid)
-        extents = torch.cat([signals, maps[:, FIRST_WORD:]], 1)
-        if affinity is not None:
-            extents = rearrange(extents.flatten(2) @ affinity.mT, "b m (h w) -> b m h w", h=grid[0])
+        signals = functional.adaptive_avg_pool2d(predictions.signals(sigma), self._grid)
+        extents = _carried(torch.cat([signals, maps[:, FIRST_WORD:]], 1), affinities)
         extents = torch.nan_to_num(extents, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
         weight = _weight(sigma)
-        self._total = maps if self._total is None else self._total + maps
-        self._weighted = extents * weight if self._weighted is None else self._weighted + extents * weight
-        self._weight = weight if self._weight is None else self._weight + weight
-        self._clean = predictions.clean
-        self._steps.append(maps)
-        self._extents.append(extents.half())
+        if predictions.without_prompt is None and self._compared:
+            weight = torch.zeros_like(weight)
+        self._compared = self._compared or predictions.without_prompt is not None
+        self._guide = predictions.clean.float()
+        self._add(maps, extents, weight)
         self._sigmas.append(sigma)
         return True
 
     def drop_step(self) -> None:
         """Forget the step that is under way."""
-        self._maps, self._affinity = _Mean(), _Mean()
+        self._maps, self._affinities = _Mean(), {}
 
     def evidence(self) -> Evidence:
         """The evidence of all closed steps. Raises ``ValueError`` when there is none."""
-        if self._total is None or self._weighted is None or self._weight is None or self._clean is None:
+        if self._guide is None:
             raise ValueError("no step has been recorded yet")
-        maps, extents = self._total / len(self._steps), self._weighted / self._weight
-        return Evidence(self._steps[0], maps, extents, self._clean.float(), self._noise_mask)
+        return self._sums.evidence(self._guide, self._noise_mask)
 
     def freeze(self, words: PromptWords, scale: int) -> AttentionRecord:
         """Hand the record over, on the CPU. Raises ``ValueError`` when nothing was recorded."""
-        if self._clean is None:
+        if self._guide is None:
             raise ValueError(
                 "the model never attended to the edit prompt: its cross-attention was switched off or replaced, "
                 "or the prompt was limited to steps that were not sampled"
             )
-        maps, extents = (torch.stack(steps).half().cpu() for steps in (self._steps, self._extents))
+        maps, extents = (torch.stack(steps).cpu() for steps in (self._steps, self._extents))
         sigmas = tuple(float(sigma) for sigma in torch.stack(self._sigmas).cpu())
         noise_mask = None if self._noise_mask is None else self._noise_mask.cpu()
-        return AttentionRecord(maps, extents, self._clean.half().cpu(), words, sigmas, scale, noise_mask)
+        return AttentionRecord(maps, extents, self._guide.cpu(), words, sigmas, scale, noise_mask)
+
+    def _add(self, maps: Tensor, extents: Tensor, weight: Tensor) -> None:
+        self._steps.append(maps)
+        self._extents.append(extents)
+        self._sums.add(maps, extents, weight)
+
+
+class _Sums:
+    """The running sums of a run's evidence, of which none of the steps is kept but the first."""
+
+    def __init__(self) -> None:
+        self._first: Tensor | None = None
+        self._maps = _Mean()
+        self._extents = _Mean()
+
+    def add(self, maps: Tensor, extents: Tensor, weight: Tensor) -> None:
+        """Add a step: its maps and extents, and what it counts (a scalar)."""
+        self._first = maps if self._first is None else self._first
+        self._maps.add(maps)
+        self._extents.add(extents, weight)
+
+    def evidence(self, guide: Tensor, noise_mask: Tensor | None) -> Evidence:
+        """The evidence of the steps so far, of which there must be one."""
+        maps, extents = self._maps.value, self._extents.value
+        assert self._first is not None
+        assert maps is not None
+        assert extents is not None
+        return Evidence(self._first, maps, extents, guide, noise_mask)
 
 
 class _Mean:
-    """The mean of tensors that come one after the other, none of which is kept."""
+    """The weighted mean of tensors that come one after the other, none of which is kept."""
 
     def __init__(self) -> None:
         self._total: Tensor | None = None
-        self._count = 0
+        self._weight: Tensor | float = 0
 
-    def add(self, value: Tensor) -> None:
-        self._total = value if self._total is None else self._total + value
-        self._count += 1
+    def add(self, value: Tensor, weight: Tensor | float = 1) -> None:
+        self._total = value * weight if self._total is None else self._total + value * weight
+        self._weight = self._weight + weight
 
     @property
     def value(self) -> Tensor | None:
         """None where nothing came."""
-        return None if self._total is None else self._total / self._count
+        return None if self._total is None else self._total / self._weight
+
+
+def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Maps ``[B, M, h, w]`` of a layer on another grid, which some nodes make coarser for some steps."""
+    if tuple(maps.shape[-2:]) == grid:
+        return maps
+    return functional.interpolate(maps, grid, mode="bilinear", align_corners=False)
+
+
+def _carried(extents: Tensor, affinities: dict[tuple[int, int], _Mean]) -> Tensor:
+    """Extents ``[B, M, h, w]`` carried over self-attention, each layer's on its own grid; as they are without any."""
+    grid = (extents.shape[-2], extents.shape[-1])
+    carried = _Mean()
+    for own, affinity in affinities.items():
+        assert affinity.value is not None
+        cells = functional.adaptive_avg_pool2d(extents, own).flatten(2) @ affinity.value.mT
+        carried.add(_on_grid(rearrange(cells, "b m (h w) -> b m h w", h=own[0]), grid))
+    return extents if carried.value is None else carried.value
 
 
 def _weight(sigma: Tensor) -> Tensor:

@@ -220,7 +220,7 @@ class Course:
 def course(record: AttentionRecord, settings: MaskSettings) -> Course:
     """How the mask of a finished run came about, in latent pixels."""
     steps = len(record.maps)
-    masks = [refine(record.evidence(count), record.words, settings).binary for count in range(1, steps + 1)]
+    masks = [refine(evidence, record.words, settings).binary for evidence in record.evidences()]
     likeness = torch.stack([_iou(mask, masks[-1]) for mask in masks])
     changed = likeness < SETTLED
     settled = (changed * torch.arange(1, steps + 1)[:, None]).amax(0) + 1

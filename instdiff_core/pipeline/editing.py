@@ -120,7 +120,7 @@ def edit_batch(
     downscale, layers = _layers_to_read(model.unet, size)
     grid = (size[0] // downscale, size[1] // downscale)
     matrices = [each.matrix(context.shape[2], model.device) for each in words]
-    recorders = [Recorder() for _ in pictures]
+    recorders = [Recorder(grid) for _ in pictures]
     rows = [slice(number * draws, (number + 1) * draws) for number in range(len(pictures))]
     given = None if masks is None else _fractions(np.stack(masks), size).to(model.device) > 0.5
     encoded = _now(model.device)
@@ -130,7 +130,7 @@ def edit_batch(
             if kind == "attn2":
                 recorder.add_words(word_maps(q[part], k[part], heads, matrix, grid))
             else:
-                recorder.add_affinity(affinity(q[part], k[part], heads))
+                recorder.add_affinity(affinity(q[part], k[part], heads), grid)
 
     def masks_of(step: Tensor, predictions: Predictions) -> Tensor:
         kept = scheduler.alphas_cumprod[step].to(model.device)
