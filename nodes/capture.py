@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.refine import PRESETS
 from . import host
 from .checks import checked
-from .types import CATEGORY, Attention, sampling_inputs, words_given, words_inputs
+from .types import CATEGORY, Attention, prompt_given, sampling_inputs, words_inputs
 
 
 class CaptureAttention(io.ComfyNode):
@@ -50,8 +50,8 @@ class CaptureAttention(io.ComfyNode):
         **widgets: Any,
     ) -> io.NodeOutput:
         host.check_channels(model, host.picture_latent(latent_image))
-        words = words_given(clip, text)
-        host.words_of(positive, PRESETS["default"], words)
-        guide = host.InstantMaskGuide(None, words)
+        prompt = prompt_given(clip, text)
+        host.edit_prompt_of(positive, PRESETS["default"], prompt)
+        guide = host.InstantMaskGuide(None, prompt)
         latent = host.sample(host.guided(model, guide), latent_image, positive, negative, **widgets)
         return io.NodeOutput(latent, guide.record)

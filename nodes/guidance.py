@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.refine import PRESETS
 from . import host
 from .checks import checked
-from .types import CATEGORY, Attention, Settings, words_given, words_inputs
+from .types import CATEGORY, Attention, Settings, prompt_given, words_inputs
 
 
 class InstantMaskGuidance(io.ComfyNode):
@@ -51,5 +51,5 @@ class InstantMaskGuidance(io.ComfyNode):
         host.check_channels(model, samples)
         if mask is not None:
             mask = mask.reshape(-1, *mask.shape[-2:])
-        guide = host.InstantMaskGuide(settings or PRESETS["default"], words_given(clip, text), mask, samples)
+        guide = host.InstantMaskGuide(settings or PRESETS["default"], prompt_given(clip, text), mask, samples)
         return io.NodeOutput(host.guided(model, guide), latent, guide)

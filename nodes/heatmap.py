@@ -68,7 +68,7 @@ class AttentionHeatmaps(io.ComfyNode):
     def execute(
         cls, attention: Any, colormap: str, opacity: float, steps: int, image: Any = None, sampled: Any = None
     ) -> io.NodeOutput:
-        attention = host.record_of(attention)
+        attention = host.record_of(attention, sampled)
         picture = None if image is None else host.picture_for(image, attention)
         evidence = attention.evidence(steps or None)
         shown = heatmaps(evidence, attention.words, attention.image_size, colormap, picture, opacity)

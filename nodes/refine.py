@@ -167,7 +167,7 @@ class RefineInstantMask(io.ComfyNode):
         chosen = replace(
             settings, threshold=threshold or settings.threshold, target=_listed(words or "") or settings.target
         )
-        attention = host.record_of(attention)
+        attention = host.record_of(attention, sampled)
         picture = None if image is None else host.picture_for(image, attention)
         found = refine_record(attention, chosen, steps or None, picture)
         binary, soft = host.to_intermediate(found.binary.float()), host.to_intermediate(found.soft)

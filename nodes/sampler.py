@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
-from torch.nn.functional import interpolate
 
 from ..instdiff_core.refine import PRESETS, refine_record
 from . import host
 from .checks import checked
-from .types import CATEGORY, Attention, Settings, sampling_inputs, words_given, words_inputs
+from .types import CATEGORY, Attention, Settings, prompt_given, sampling_inputs, words_inputs
 
 
 class MaskedSampler(io.ComfyNode):
@@ -64,15 +63,11 @@ class MaskedSampler(io.ComfyNode):
         settings = settings or PRESETS["default"]
         samples = host.picture_latent(latent_image)
         host.check_channels(model, samples)
-        words = words_given(clip, text)
-        host.words_of(positive, settings, words)
+        prompt = prompt_given(clip, text)
+        host.edit_prompt_of(positive, settings, prompt)
         if mask is not None:
             mask = mask.reshape(-1, *mask.shape[-2:])
-        guide = host.InstantMaskGuide(settings, words, mask)
+        guide = host.InstantMaskGuide(settings, prompt, mask)
         latent = host.sample(host.guided(model, guide), latent_image, positive, negative, **widgets)
-        if mask is None:
-            found = refine_record(guide.record, settings).binary.float()
-        else:
-            found = interpolate(mask[:, None], guide.record.image_size, mode="bilinear")[:, 0]
-            found = host.repeat_to_batch(found, len(samples))
-        return io.NodeOutput(latent, host.to_intermediate(found), guide.record)
+        found = refine_record(guide.record, settings).binary if mask is None else host.own_mask(mask, guide.record)
+        return io.NodeOutput(latent, host.to_intermediate(found.float()), guide.record)

@@ -7,8 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..instdiff_core.tokens import PromptWords
-from .host import SAMPLERS, SCHEDULERS, words_in
+from .host import SAMPLERS, SCHEDULERS, EditPrompt, read_prompt
 
 CATEGORY = "InstDiffEdit"
 
@@ -29,8 +28,8 @@ def sampled_input() -> Any:
     return io.Latent.Input(
         "sampled",
         optional=True,
-        tooltip="Attention from Instant Mask Guidance is there only after sampling: connect the sampler's "
-        "LATENT, so that this node runs after it.",
+        tooltip="For attention from Instant Mask Guidance: connect the LATENT of the sampler whose mask you want. "
+        "It carries what that sampling recorded, and this node runs after it.",
     )
 
 
@@ -85,10 +84,10 @@ def words_inputs() -> list[Any]:
     ]
 
 
-def words_given(clip: Any, text: str | None) -> PromptWords | None:
-    """The words of `words_inputs`, none when nothing is connected. Raises ``ValueError`` for only one of them."""
+def prompt_given(clip: Any, text: str | None) -> EditPrompt | None:
+    """The edit prompt of `words_inputs`, none when nothing is connected. Raises ``ValueError`` for only one of them."""
     if clip is None and text is None:
         return None
     if clip is None or text is None:
         raise ValueError("clip and text belong together: connect both, or none")
-    return words_in(clip, text)
+    return read_prompt(clip, text)

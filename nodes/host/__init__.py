@@ -2,27 +2,31 @@
 
 from .browser import leave_for_browser
 from .difference import noise_difference
+from .guide import InstantMaskGuide, guided, record_of
 from .pictures import (
     check_channels,
     decode,
     inpaint_latent,
     is_inpainting_model,
     mask_for,
+    own_mask,
     picture_for,
     picture_latent,
     repeat_to_batch,
     to_intermediate,
 )
-from .sampling import SAMPLERS, SCHEDULERS, InstantMaskGuide, guided, record_of, sample
-from .text import WORDS, encode_prompt, words_in, words_of
+from .sampling import SAMPLERS, SCHEDULERS, sample
+from .text import PROMPT, EditPrompt, edit_prompt_of, encode_prompt, read_prompt
 
 __all__ = [
+    "PROMPT",
     "SAMPLERS",
     "SCHEDULERS",
-    "WORDS",
+    "EditPrompt",
     "InstantMaskGuide",
     "check_channels",
     "decode",
+    "edit_prompt_of",
     "encode_prompt",
     "guided",
     "inpaint_latent",
@@ -30,12 +34,12 @@ __all__ = [
     "leave_for_browser",
     "mask_for",
     "noise_difference",
+    "own_mask",
     "picture_for",
     "picture_latent",
+    "read_prompt",
     "record_of",
     "repeat_to_batch",
     "sample",
     "to_intermediate",
-    "words_in",
-    "words_of",
 ]

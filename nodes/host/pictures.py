@@ -68,6 +68,15 @@ def picture_for(image: Tensor, record: AttentionRecord) -> Tensor:
     return repeat_to_batch(picture, record.maps.shape[1]).cpu()
 
 
+def own_mask(mask: Tensor, record: AttentionRecord) -> Tensor:
+    """Where a user's MASK ``[N, h, w]`` let a recorded sampling edit, ``[batch, H, W]`` bool at picture size."""
+    size, batch = record.image_size, record.maps.shape[1]
+    area = repeat_to_batch(interpolate(mask[:, None].float(), size, mode="bilinear")[:, 0] > 0.5, batch)
+    if record.noise_mask is None:
+        return area
+    return area & (interpolate(record.noise_mask[:, None].float(), size)[:, 0] > 0).to(area.device)
+
+
 def mask_for(mask: Tensor, image: Tensor, vae: Any) -> Tensor:
     """A MASK ``[N, h, w]`` brought to the batch and size of an IMAGE ``[B, H, W, C]``, still in 0..1.
 

@@ -1,8 +1,9 @@
-"""Prompts and their words."""
+"""Edit prompts and their words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -10,20 +11,32 @@ from torch import Tensor
 from ...instdiff_core.refine import MaskSettings, target_numbers
 from ...instdiff_core.tokens import PromptWords, prompt_words
 
-WORDS = "instdiff_words"
-"""The key of a prompt's words in the options of a conditioning."""
+PROMPT = "instdiff_prompt"
+"""The key of an `EditPrompt` in the options of a conditioning."""
 
 Conditioning = list[list[Any]]
 
 
+@dataclass(frozen=True, eq=False)
+class EditPrompt:
+    """What an edit prompt says beside its conditioning.
+
+    `empty` is the context ``[1, L, D]`` of the empty prompt and its options, as in a CONDITIONING:
+    for samplings that predict nothing without the prompt.
+    """
+
+    words: PromptWords
+    empty: tuple[Tensor, dict[str, Any]]
+
+
 def encode_prompt(clip: Any, text: str) -> Conditioning:
-    """CLIPTextEncode, with the prompt's words kept in the conditioning. Raises ``ValueError`` as `words_in`."""
-    words = words_in(clip, text)
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict={WORDS: words})
+    """CLIPTextEncode, with its `EditPrompt` kept in the conditioning. Raises ``ValueError`` as `read_prompt`."""
+    prompt = read_prompt(clip, text)
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict={PROMPT: prompt})
 
 
-def words_in(clip: Any, text: str) -> PromptWords:
-    """The words of a prompt, as `clip` tokenizes it.
+def read_prompt(clip: Any, text: str) -> EditPrompt:
+    """The words of a prompt, as `clip` tokenizes it, and the empty prompt.
 
     Raises ``ValueError`` for a missing CLIP and for text encoders that are not CLIP.
     """
@@ -34,34 +47,38 @@ def words_in(clip: Any, text: str) -> PromptWords:
     tokenizer = getattr(getattr(clip.tokenizer, f"clip_{key}", None), "tokenizer", None)
     if tokenizer is None:
         raise ValueError(f"InstDiffEdit reads the words of CLIP prompts, and this encoder is {', '.join(tokens)}")
-    return prompt_words(tokens[key], tokenizer)
+    context, options = clip.encode_from_tokens_scheduled(clip.tokenize(""))[0]
+    return EditPrompt(prompt_words(tokens[key], tokenizer), (context, options))
 
 
-def words_of(conditioning: Conditioning, settings: MaskSettings, words: PromptWords | None = None) -> PromptWords:
-    """`checked_words` for a CONDITIONING, before anything is sampled."""
-    return checked_words([(context, options) for context, options in conditioning], settings, words)
+def edit_prompt_of(
+    conditioning: Conditioning, settings: MaskSettings, prompt: EditPrompt | None = None
+) -> EditPrompt:
+    """`checked_prompt` for a CONDITIONING, before anything is sampled."""
+    return checked_prompt([(context, options) for context, options in conditioning], settings, prompt)
 
 
-def checked_words(
-    positive: Iterable[tuple[Tensor, dict[str, Any]]], settings: MaskSettings | None, words: PromptWords | None = None
-) -> PromptWords:
-    """The words of the edit prompt: those given, else those that `encode_prompt` put into its conditioning.
+def checked_prompt(
+    positive: Iterable[tuple[Tensor, dict[str, Any]]], settings: MaskSettings | None, prompt: EditPrompt | None = None
+) -> EditPrompt:
+    """The edit prompt: the one given, else the one that `encode_prompt` put into its conditioning.
 
     `positive` are the contexts and options of the positive conditioning. Raises ``ValueError`` for
-    one without words, for several with different words, for one whose length does not match its
-    words, and as `target_numbers`.
+    one without an edit prompt, for several with different words, for one whose length does not
+    match its words, and as `target_numbers`.
     """
     entries = list(positive)
-    if words is None:
-        entries = [(context, options) for context, options in entries if WORDS in options]
+    if prompt is None:
+        entries = [(context, options) for context, options in entries if PROMPT in options]
         if not entries:
             raise ValueError(
                 "the positive conditioning carries no words: encode the prompt with the node Encode Edit Prompt, "
                 "or connect clip and text"
             )
-        words = entries[0][1][WORDS]
-        if any(options[WORDS] != words for _, options in entries):
+        prompt = entries[0][1][PROMPT]
+        if any(options[PROMPT].words != prompt.words for _, options in entries):
             raise ValueError("the positive conditioning combines several edit prompts: sample one edit at a time")
+    words = prompt.words
     for context, _ in entries:
         # exactly: the host repeats a context to match a longer one only while it samples
         if context.shape[1] != words.length:
@@ -70,4 +87,4 @@ def checked_words(
                 f"{words.length}: encode the edit prompt again, and do not concatenate it with another one"
             )
     target_numbers(words, settings.target if settings else ())
-    return words
+    return prompt

@@ -89,12 +89,13 @@ def _random(family: str, layout: dict[str, Any], parameters: int, latent: int) -
     tokens, host = _pack("instdiff_core.tokens"), _pack("nodes.host")
     names = ("a", "dog", "on", "the", "grass")
     words = tuple(tokens.Word(text, (column,)) for column, text in enumerate(names, 1))
-    prompt = tokens.PromptWords(words, (0,), (len(names) + 1,), 77)
     pooled = torch.randn(1, 1280)
     context = layout["context_dim"]
+    empty = torch.randn(1, 77, context), {"pooled_output": pooled}
+    prompt = host.EditPrompt(tokens.PromptWords(words, (0,), (len(names) + 1,), 77), empty)
     return {
         "model": random_model(family, layout, parameters),
-        "positive": [[torch.randn(1, 77, context), {"pooled_output": pooled, host.WORDS: prompt}]],
+        "positive": [[torch.randn(1, 77, context), {"pooled_output": pooled, host.PROMPT: prompt}]],
         "negative": [[torch.randn(1, 77, context), {"pooled_output": pooled}]],
         "latent": {"samples": torch.randn(1, 4, latent, latent)},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ PACK = "custom_nodes/odd name_x_1"
 WIDGETS: dict[str, Any] = {
     "seed": 3, "steps": 4, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.6,
 }  # fmt: skip
+
+
+EXTRAS = (
+    "nodes_custom_sampler", "nodes_perpneg", "nodes_advanced_samplers", "nodes_context_windows",
+    "nodes_model_downscale",
+)  # fmt: skip
+"""Where the host's further nodes are."""
 
 
 class Host:
@@ -82,6 +90,31 @@ class Host:
         assert 0 < changed.float().mean() < 1
         assert (changed == mask).float().mean() > 0.95
         return changed
+
+    def scene(self, thing: str, background: str = "grass", seed: int = 1) -> tuple[Tensor, Tensor]:
+        """Mini Scene: the latent of a picture of 256 pixels, and its object's exact mask, bool."""
+        image, truth = self.run("InstDiffMiniScene", object=thing, background=background, seed=seed)
+        return self.vae.encode(image), truth > 0.5
+
+    @staticmethod
+    def has(name: str) -> bool:
+        """Whether the host has this node among those of `EXTRAS`."""
+        return any(hasattr(importlib.import_module(f"comfy_extras.{module}"), name) for module in EXTRAS)
+
+    @staticmethod
+    def extra(name: str, **inputs: Any) -> Any:
+        """What a node of the host's `EXTRAS` gives back, old style or new. One output comes bare."""
+        modules = [importlib.import_module(f"comfy_extras.{module}") for module in EXTRAS]
+        node = next(getattr(module, name) for module in modules if hasattr(module, name))
+        given = hasattr(node, "execute")
+        result = node.execute(**inputs).result if given else getattr(node(), node.FUNCTION)(**inputs)
+        return result[0] if len(result) == 1 else result
+
+    @staticmethod
+    def iou(mask: Tensor, truth: Tensor) -> float:
+        """How well a MASK and a true one, bool, agree: intersection over union."""
+        mask = mask > 0.5
+        return float((mask & truth).sum() / (mask | truth).sum())
 
     def settings(self, **changes: Any) -> Any:
         return self.run("InstDiffMaskSettings", **changes)

@@ -202,12 +202,11 @@ def test_attention_before_any_sampling_says_what_to_connect(host, latent):
 
 
 def test_each_sampling_has_a_mask_of_its_own(host, latent):
-    model, passed, attention = guided(host, latent)
+    model, passed, _ = guided(host, latent)
     widgets = {"model": model, "positive": host.prompt("a frog")}
     first = host.k_sampler(passed["samples"], **widgets)
     host.k_sampler(passed["samples"], seed=9, **widgets)
     assert torch.equal(host.k_sampler(passed["samples"], **widgets), first)
-    assert len(attention.record.sigmas) == 4
 
 
 def test_the_model_itself_samples_as_before(host, latent):

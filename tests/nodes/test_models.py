@@ -127,16 +127,16 @@ def test_sdxl_knows_its_words_by_both_encoders(host, text_encoder):
     context, options = host.run("InstDiffEncodeEditPrompt", clip=text_encoder("sdxl"), text="a frog, on (grass:1.2)")[0]
     assert context.shape == (1, 77, 96)
     assert options["pooled_output"].shape == (1, 64)
-    words = options["instdiff_words"]
+    words = options["instdiff_prompt"].words
     assert [(word.text, word.columns) for word in words.words] == [
         ("a", (1,)), ("frog", (2,)), ("on", (4,)), ("grass", (5,)),
     ]  # fmt: skip
-    assert words == host.prompt("a frog, on (grass:1.2)")[0][1]["instdiff_words"]
+    assert words == host.prompt("a frog, on (grass:1.2)")[0][1]["instdiff_prompt"].words
 
 
 def test_sd2_pads_with_other_tokens_and_has_the_same_words(host, text_encoder):
     options = host.run("InstDiffEncodeEditPrompt", clip=text_encoder("sd2"), text="a frog on grass")[0][1]
-    assert options["instdiff_words"] == host.prompt("a frog on grass")[0][1]["instdiff_words"]
+    assert options["instdiff_prompt"].words == host.prompt("a frog on grass")[0][1]["instdiff_prompt"].words
 
 
 @pytest.mark.parametrize("name", WIDTHS)

@@ -110,7 +110,7 @@ def test_an_embedding_in_the_negative_prompt_makes_no_difference_to_the_words(ho
 def test_weights_change_the_picture_and_not_the_words(host, latent, text):
     plain = host.prompt("a frog on the grass")
     attention = edited(host, latent, positive=host.prompt(text))
-    assert attention.words == plain[0][1]["instdiff_words"]
+    assert attention.words == plain[0][1]["instdiff_prompt"].words
     weighted = host.k_sampler(latent, positive=host.prompt(text), steps=1)
     assert not torch.equal(weighted, host.k_sampler(latent, positive=plain, steps=1))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-WORDS = "instdiff_words"
+PROMPT = "instdiff_prompt"
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def words(host):
 
 
 def pairs(conditioning):
-    return [(word.text, word.columns) for word in conditioning[0][1][WORDS].words]
+    return [(word.text, word.columns) for word in conditioning[0][1][PROMPT].words.words]
 
 
 def test_words_have_the_columns_of_their_tokens(words):
@@ -34,7 +34,7 @@ def test_sub_words_make_one_word(words):
 
 def test_a_long_prompt_continues_in_the_next_chunk(host):
     conditioning = host.prompt(" ".join(["dog"] * 100))
-    found = conditioning[0][1][WORDS]
+    found = conditioning[0][1][PROMPT].words
     assert [word.columns[0] for word in found.words] == [*range(1, 76), *range(78, 103)]
     assert found.start == (0, 77)
     assert found.length == conditioning[0][0].shape[1] == 154
@@ -51,7 +51,7 @@ def test_an_embedding_is_one_word_and_moves_what_follows(host, tmp_path):
 def test_the_conditioning_is_the_hosts_own(host):
     (ours, with_words), (theirs, options) = host.prompt("a (frog:1.2)")[0], host.other_prompt("a (frog:1.2)")[0]
     assert torch.equal(ours, theirs)
-    assert with_words.keys() - options.keys() == {WORDS}
+    assert with_words.keys() - options.keys() == {PROMPT}
 
 
 def test_a_longer_negative_prompt_does_not_change_what_is_recorded(host, latent):

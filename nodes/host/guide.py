@@ -1,0 +1,204 @@
+"""A model whose samplings have instant masks, and the records that they leave.
+
+`guided` returns a clone of a model that carries an instant mask. The hooks are put into the
+sampling run's own options when it starts, so they end with it, however it ends, and chain onto
+whatever other nodes have put there, whichever came first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ...instdiff_core.blend import keep_original
+from ...instdiff_core.evidence import AttentionRecord
+from ...instdiff_core.refine import MaskSettings
+from .notices import warn_of_size
+from .pictures import Latent, repeat_to_batch
+from .readers import check_readable, reader_for
+from .run import InstantMaskRun
+from .text import EditPrompt, checked_prompt
+
+SAMPLING = "instdiff_sampling"
+"""The attribute of a sampled tensor that holds its `Sampling`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """What a sampled latent carries of its sampling: the record, and the noise samples that are left in it."""
+
+    record: AttentionRecord
+    noise: Tensor | None
+
+
+class InstantMaskGuide:
+    """Gives every sampling of a guided model an instant mask of its own.
+
+    `settings`: None samples without a mask and only records. `prompt` is the edit prompt; without it
+    it is found in the positive conditioning. `mask` ``[B, h, w]`` in 0..1, of any size, takes the
+    place of the instant mask. `original` ``[B, C, H, W]`` is the latent of the picture; without it
+    the latent that is sampled is.
+
+    Every sampled latent carries the record of its own sampling (`record_of`), so that caches, and
+    several samplers behind one guide, cannot mix them up.
+    """
+
+    def __init__(
+        self,
+        settings: MaskSettings | None,
+        prompt: EditPrompt | None = None,
+        mask: Tensor | None = None,
+        original: Tensor | None = None,
+    ) -> None:
+        self.settings, self.prompt, self.mask, self.original = settings, prompt, mask, original
+        self._record: AttentionRecord | None = None
+        self._runs = 0
+        self._running = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InstantMaskGuide:
+        # ComfyUI v0.3.64 copies a model's options deeply when the next node clones it: it is the same guide still.
+        return self
+
+    @property
+    def record(self) -> AttentionRecord:
+        """What the only sampling recorded. Raises ``ValueError`` when there was none, or more than one."""
+        if self._runs > 1:
+            raise ValueError(
+                "this Instant Mask Guidance has sampled more than once: connect the LATENT of the sampler whose mask "
+                "you want to this node's input 'sampled'"
+            )
+        if self._record is None:
+            raise ValueError(
+                "nothing was sampled with this model yet: set denoise above 0, and connect the sampler's LATENT to "
+                "this node's input 'sampled', so that it runs after the sampler"
+            )
+        return self._record
+
+    def outer_sample(
+        self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor,
+        denoise_mask: Tensor | None = None, *args: Any, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        """OUTER_SAMPLE: install a run's hooks into this sampling's own options, sample, keep the original."""
+        self._runs += 1
+        self._record = None
+        run = self._started(executor.class_obj, noise, latent, sigmas, denoise_mask)
+        # before sampling: uni_pc writes into the sigmas
+        leaves_noise = float(sigmas[-1]) > 0
+        self._running = True
+        try:
+            samples: Tensor = executor(noise, latent, sampler, sigmas, denoise_mask, *args, **kwargs)
+        finally:
+            self._running = False
+        record = run.record()
+        if self._runs == 1:
+            self._record = record
+        if run.mask is not None and not leaves_noise:
+            samples = keep_original(run.mask.to(samples.device), samples, run.original.to(samples))
+        # to where the host would move it next: a moved tensor is another one, and loses what it carries
+        samples = _to_intermediate(samples)
+        setattr(samples, SAMPLING, Sampling(record, run.noise.to(samples) if leaves_noise else None))
+        return samples
+
+    def prepare_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """PREPARE_SAMPLING: raises ``ValueError`` for a guided model that another model's sampling only uses."""
+        if not self._running:
+            raise ValueError(
+                "a model from Instant Mask Guidance is used as a second model, where its mask has no effect: connect "
+                "it to the guider's first input 'model', and the plain model here"
+            )
+        return executor(*args, **kwargs)
+
+    def _started(
+        self, guider: Any, noise: Tensor, latent: Tensor, sigmas: Tensor, denoise_mask: Tensor | None
+    ) -> InstantMaskRun:
+        """The run of a sampling, with its hooks installed. Raises ``ValueError`` for one that cannot be guided."""
+        model = guider.model_patcher
+        # the compiled code does not look at the hooks again, neither when they come nor when they go
+        if model.get_wrappers(WrappersMP.APPLY_MODEL, "torch.compile"):
+            raise ValueError("the model is compiled, and its attention cannot be read: leave TorchCompileModel out")
+        positive = guider.conds.get("positive", [])
+        given = [(cond["cross_attn"], cond) for cond in positive if "cross_attn" in cond]
+        prompt = checked_prompt(given, self.settings, self.prompt)
+        original = latent if self.original is None else _like_latent(self.original, latent)
+        warn_of_size(model, original)
+        noisy = bool(noise.any())
+        run = InstantMaskRun(
+            guider,
+            prompt,
+            self.prompt is not None,
+            self.settings,
+            reader_for(model, (original.shape[-2], original.shape[-1])),
+            original,
+            noisy,
+            _noise_mask(denoise_mask),
+        )
+        if self.mask is not None:
+            # a mask of whole pixels: the host's samplers take no softer one either
+            small = interpolate(self.mask[:, None].float(), latent.shape[-2:], mode="bilinear")[:, 0] > 0.5
+            run.fix_mask(repeat_to_batch(small, len(latent)).to(model.load_device))
+        earlier: Sampling | None = getattr(latent, SAMPLING, None)
+        if earlier is not None and earlier.noise is not None and not noisy:
+            run.go_on(earlier.record, earlier.noise)
+        run.install()
+        return run
+
+
+def record_of(attention: AttentionRecord | InstantMaskGuide, sampled: Latent | None = None) -> AttentionRecord:
+    """The record behind an ATTENTION.
+
+    Instant Mask Guidance gives one that sampling fills: then the LATENT `sampled` says which sampling
+    is meant. Raises ``ValueError`` when that was not sampled with a guided model, and without it
+    when there was no sampling, or more than one.
+    """
+    if isinstance(attention, AttentionRecord):
+        return attention
+    if sampled is None:
+        return attention.record
+    sampling: Sampling | None = getattr(sampled["samples"], SAMPLING, None)
+    if sampling is None:
+        raise ValueError(
+            "the LATENT at 'sampled' was not made with Instant Mask Guidance: connect it straight from the sampler "
+            "whose model comes from there (of SamplerCustomAdvanced the first output), and set its denoise above 0"
+        )
+    return sampling.record
+
+
+def guided(model: Any, guide: InstantMaskGuide) -> Any:
+    """A clone of `model` whose samplings have instant masks. Raises ``ValueError`` for models that cannot be read."""
+    check_readable(model)
+    clone = model.clone()
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, guide.outer_sample),
+        (WrappersMP.PREPARE_SAMPLING, guide.prepare_sampling),
+    ):
+        comfy.patcher_extension.add_wrapper(kind, wrapper, clone.model_options, is_model_options=True)
+    return clone
+
+
+def _like_latent(original: Tensor, latent: Tensor) -> Tensor:
+    """The picture's latent, for a batch like that of `latent`. Raises ``ValueError`` for another size."""
+    if original.shape[1:] != latent.shape[1:]:
+        raise ValueError(
+            f"Instant Mask Guidance has a latent of {tuple(original.shape[1:])}, and {tuple(latent.shape[1:])} is "
+            "sampled: give the sampler the LATENT that comes out of Instant Mask Guidance. For a second pass on an "
+            "upscaled latent, put a Masked Sampler behind the upscaling, with the mask of the first pass at its "
+            "input 'mask'"
+        )
+    return repeat_to_batch(original, len(latent))
+
+
+def _noise_mask(denoise_mask: Tensor | None) -> Tensor | None:
+    """Where the latent's own noise mask lets the sampler edit, ``[B, H, W]`` bool; None: everywhere."""
+    return None if denoise_mask is None else (denoise_mask > 0).any(1)
+
+
+def _to_intermediate(samples: Tensor) -> Tensor:
+    management = comfy.model_management
+    dtype = management.intermediate_dtype() if hasattr(management, "intermediate_dtype") else samples.dtype
+    return samples.to(device=management.intermediate_device(), dtype=dtype)

@@ -1,0 +1,40 @@
+"""What a user should know before a run is over."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+from torch import Tensor
+
+NATIVE_SIDES = {768: 512, 1024: 768, 2048: 1024}
+"""Pixels across the pictures that a model was made for, by the width of its prompts: SD 1.x, SD 2.x, SDXL.
+
+Of other widths there is only the embedded model, made for 256.
+"""
+
+LARGE = 2.5
+"""From how many times these pixels on a picture is large: what costs is attention, which grows with their square."""
+
+
+def warn_of_size(model: Any, latent: Tensor) -> None:
+    """Say that a latent ``[B, C, H, W]`` is far larger than what the model was made for, and what to do."""
+    side = NATIVE_SIDES.get(int(model.model.model_config.unet_config["context_dim"]), 256)
+    scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+    height, width = latent.shape[-2] * scale, latent.shape[-1] * scale
+    if height * width > LARGE * side**2:
+        tell(
+            f"the picture is {width} x {height}, and this model was made for about {side} x "
+            f"{side} pixels. It will take long, and small things will be found badly: scale the picture down first "
+            f"(ImageScaleToTotalPixels to {side**2 / 1e6:.2g} megapixels)"
+        )
+
+
+def tell(text: str) -> None:
+    """Write a warning to the log, and under the node that is executed."""
+    logging.warning("InstDiffEdit: %s", text)
+    context = get_executing_context()
+    if context is not None and getattr(PromptServer, "instance", None) is not None:
+        PromptServer.instance.send_progress_text(text, context.node_id)

@@ -1,0 +1,253 @@
+"""One sampling run: which of the host's wrappers calls what, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import comfy.patcher_extension
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...instdiff_core.blend import keep_original
+from ...instdiff_core.evidence import AttentionRecord, Predictions, Recorder
+from ...instdiff_core.refine import MaskSettings, refine
+from .preview import outlining
+from .readers import Reader
+from .text import PROMPT, EditPrompt
+
+EMPTY = "instdiff_empty"
+"""The name of the empty prompt among a guider's conditionings."""
+
+WITHOUT_PROMPT = ("empty_negative_prompt", "negative")
+"""The conditionings that stand for no prompt, by their names in the host's guiders, the more suitable first."""
+
+EXTRA_STEPS = 2
+"""Steps in which the model is asked what it makes of the picture without prompt, where the sampling never does.
+
+Mask IoU at cfg 1 with none, 2 and all steps, on 8 scenes each with the embedded model: one object 0.93, 0.91,
+0.91; two 0.48, 0.66, 0.62; a new background 0.01, 0.98, 0.97.
+"""
+
+
+class InstantMaskRun:
+    """The hooks and the state of one sampling.
+
+    A `named` prompt is that of every positive conditioning, else only of those that carry it.
+    `settings`: None samples without a mask. `original` ``[B, C, H, W]`` is the latent of the
+    picture. `noisy` says that the sampling adds noise to its latent, rather than going on with one
+    that is noisy already. `noise_mask` ``[B, H, W]`` bool, in latent pixels, is where the latent's own
+    noise mask lets the sampler edit; None is everywhere.
+    """
+
+    _clean: Tensor
+
+    def __init__(
+        self, guider: Any, prompt: EditPrompt, named: bool, settings: MaskSettings | None, reader: Reader,
+        original: Tensor, noisy: bool, noise_mask: Tensor | None,
+    ) -> None:  # fmt: skip
+        self.original = original
+        self.mask: Tensor | None = None
+        """``[B, H, W]`` bool in latent pixels, of the last step."""
+        self.recorder = Recorder(reader.grid, noise_mask)
+        self._guider, self._prompt, self._named = guider, prompt, named
+        self._settings, self._reader, self._noisy = settings, reader, noisy
+        self._noise_mask = noise_mask
+        self._matrices: dict[int, Tensor] = {}
+        self._positive: int | None = None
+        self._awaiting_call = False
+        self._noise: Tensor | None = None
+        self._without_prompt = EMPTY
+        self._extra_steps = 0
+        self._predictions: tuple[Tensor, Tensor | None] | None = None
+
+    def fix_mask(self, mask: Tensor) -> None:
+        """Use this mask ``[B, H, W]`` bool in every step."""
+        self.mask = mask if self._noise_mask is None else mask & self._noise_mask.to(mask.device)
+        self._settings = None
+
+    @property
+    def noise(self) -> Tensor:
+        """The noise samples that the picture is mixed with, in the model's own space."""
+        assert self._noise is not None
+        return self._noise
+
+    def go_on(self, record: AttentionRecord, noise: Tensor) -> None:
+        """Begin with what an earlier sampling of the same picture has recorded, and with its noise samples."""
+        if record.words != self._prompt.words or noise.shape != self.original.shape:
+            return
+        device = self._guider.model_patcher.load_device
+        self._noise = noise.to(device)
+        self.recorder.resume(record, device)
+        if self._settings is not None:
+            self.mask = self._refined(self._settings)
+
+    def install(self) -> None:
+        """Put the hooks into the options of the guider, which are this sampling's own."""
+        options, conds = self._guider.model_options, self._guider.conds
+        for kind, wrapper in (
+            (WrappersMP.SAMPLER_SAMPLE, self._sampler_sample),
+            (WrappersMP.PREDICT_NOISE, self._predict_noise),
+            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
+        ):
+            comfy.patcher_extension.add_wrapper(kind, wrapper, options, is_model_options=True)
+        self._reader.install(options, self)
+        spoken = (name for name in WITHOUT_PROMPT if any(map(_says_something, conds.get(name, []))))
+        self._without_prompt = next(spoken, EMPTY)
+        if self._without_prompt == EMPTY:
+            # here, so that the host prepares it as it prepares its own
+            conds[EMPTY] = [self._empty_conditioning()]
+
+    def record(self) -> AttentionRecord:
+        """What the attention said. Raises ``ValueError`` when no step saw the edit prompt."""
+        latent_format = self._guider.model_patcher.get_model_object("latent_format")
+        return self.recorder.freeze(self._prompt.words, getattr(latent_format, "spacial_downscale_ratio", 8))
+
+    def edit_entries(self, count: int, latent_size: tuple[int, ...], options: dict[str, Any]) -> Iterator[slice]:
+        """Which of the `count` entries of a model call's batch hold the edit prompt on the whole picture.
+
+        `latent_size` is ``(height, width)`` of the call's latents, `options` its transformer_options.
+        """
+        if self._positive is None or latent_size != tuple(self._clean.shape[-2:]):
+            return
+        uuids = {cond["uuid"] for cond in self._edit_conditionings()}
+        chunks = options["cond_or_uncond"]
+        length = count // len(chunks)
+        for number, (chunk, uuid) in enumerate(zip(chunks, options["uuids"], strict=True)):
+            if chunk == self._positive and uuid in uuids:
+                yield slice(number * length, (number + 1) * length)
+
+    def token_matrix(self, k: Tensor) -> Tensor:
+        """`PromptWords.matrix` for the keys ``[B, L, D]`` of a layer."""
+        length = k.shape[1]
+        if length not in self._matrices:
+            self._matrices[length] = self._prompt.words.matrix(length, k.device)
+        return self._matrices[length]
+
+    def _empty_conditioning(self) -> dict[str, Any]:
+        """The empty prompt, with what else the model needs (of inpainting models the picture) from the edit prompt."""
+        context, options = self._prompt.empty
+        limits = ("area", "mask", "start_percent", "end_percent", "strength", "default")
+        kept = {name: value for name, value in self._edit_conditionings()[0].items() if name not in limits}
+        return {**kept, **options, "cross_attn": context, "model_conds": {}, "uuid": uuid4()}
+
+    def _sampler_sample(
+        self, executor: Any, guider: Any, sigmas: Tensor, extra: Any, callback: Any, noise: Tensor,
+        latent: Tensor, *args: Any, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        """SAMPLER_SAMPLE: learn the clean latent and the noise, in the model's own space; outline the previews."""
+        self._check_areas(latent)
+        self._check_windows(latent, sigmas)
+        self._clean = guider.inner_model.process_latent_in(self.original.to(latent))
+        if self._noisy:
+            self._noise = noise
+        if callback is not None:
+            latent_format = self._guider.model_patcher.get_model_object("latent_format")
+            callback = outlining(callback, latent_format, lambda: self.mask, self._clean)
+        return executor(guider, sigmas, extra, callback, noise, latent, *args, **kwargs)
+
+    def _check_areas(self, latent: Tensor) -> None:
+        """Raises ``ValueError`` when the edit prompt is limited to a part of the picture.
+
+        The host has resolved the areas by now, and crops the model's input to them.
+        """
+        height, width = latent.shape[-2:]
+        areas = [cond.get("area", (height, width, 0, 0)) for cond in self._edit_conditionings()]
+        if areas and not any(area[0] >= height and area[1] >= width and not any(area[2:]) for area in areas):
+            raise ValueError(
+                "the edit prompt is limited to an area, where the model sees a part of the picture only: limit it with "
+                "Conditioning (Set Mask) and set_cond_area 'default' instead, or by the input 'mask'"
+            )
+
+    def _check_windows(self, latent: Tensor, sigmas: Tensor) -> None:
+        """Raises ``ValueError`` when the host will show the model parts of the batch, or of the picture, only."""
+        windows = self._guider.model_options.get("context_handler")
+        if windows is not None and windows.should_use_context(
+            self._guider.inner_model, [self._guider.conds["positive"]], latent, sigmas[0], self._guider.model_options
+        ):
+            raise ValueError(
+                "context windows cut the batch, and no step sees all of it: leave the Context Windows node out, or "
+                f"set its context_length to the number of pictures, {len(latent)}"
+            )
+
+    def _edit_conditionings(self) -> list[dict[str, Any]]:
+        """The positive conditionings whose attention is read, as the host has prepared them."""
+        return [cond for cond in self._guider.conds.get("positive", []) if self._named or PROMPT in cond]
+
+    def _predict_noise(self, executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """PREDICT_NOISE: show the model the original outside the last mask, then refine and apply this one's."""
+        if x.shape[-2:] != self._clean.shape[-2:]:
+            raise ValueError(
+                "the sampler changes the size of the latent while it samples, and the picture outside the mask cannot "
+                "be kept: choose another sampler, and upscale the edited latent afterwards"
+            )
+        if self._noise is None:
+            # the latent came with its noise: what is left of it without the picture
+            self._noise = (x - self._clean) / sigma.flatten()[0]
+        if self.mask is not None:
+            noised = executor.class_obj.inner_model.scale_latent_inpaint(
+                x=x, sigma=sigma, noise=self._noise, latent_image=self._clean
+            )
+            x = keep_original(self.mask, x, noised.to(x))
+        self._awaiting_call = True
+        try:
+            denoised = executor(x, sigma, *args, **kwargs)
+        except BaseException:
+            self.recorder.drop_step()
+            raise
+        finally:
+            self._awaiting_call = False
+        if self._close_step(sigma.flatten()[0], denoised) and self._settings is not None:
+            self.mask = self._refined(self._settings)
+        return denoised if self.mask is None else keep_original(self.mask, denoised, self._clean.to(denoised))
+
+    def _refined(self, settings: MaskSettings) -> Tensor:
+        return refine(self.recorder.evidence(), self._prompt.words, settings).binary
+
+    def _close_step(self, sigma: Tensor, denoised: Tensor) -> bool:
+        """Whether the step saw the edit prompt."""
+        predictions, self._predictions = self._predictions, None
+        if predictions is None:
+            self.recorder.drop_step()
+            return False
+        return self.recorder.close_step(sigma, Predictions(denoised, *predictions, self._clean.to(denoised)))
+
+    def _calc_cond_batch(self, executor: Any, model: Any, conds: list[Any], *args: Any, **kwargs: Any) -> Any:
+        """CALC_COND_BATCH: find the edit prompt in the step's first call; later calls of a step are other nodes'."""
+        if not self._awaiting_call:
+            return executor(model, conds, *args, **kwargs)
+        self._awaiting_call = False
+        self._positive = self._number_of("positive", conds)
+        try:
+            predictions = executor(model, conds, *args, **kwargs)
+            positive = self._positive
+        finally:
+            self._positive = None
+        if positive is not None:
+            numbers = (self._number_of(name, conds) for name in WITHOUT_PROMPT)
+            number = next((number for number in numbers if number is not None), None)
+            if number is not None:
+                without = predictions[number]
+            else:
+                without = self._predicted_without_prompt(executor, model, *args, **kwargs)
+            self._predictions = predictions[positive], without
+        return predictions
+
+    def _number_of(self, name: str, conds: list[Any]) -> int | None:
+        """Which of the conditionings of a model call is the guider's of that name."""
+        wanted = self._guider.conds.get(name)
+        return next((number for number, cond in enumerate(conds) if cond is not None and cond is wanted), None)
+
+    def _predicted_without_prompt(self, executor: Any, model: Any, *args: Any, **kwargs: Any) -> Tensor | None:
+        """A prediction of our own, in the first steps of a sampling that makes none."""
+        if self._extra_steps == EXTRA_STEPS:
+            return None
+        self._extra_steps += 1
+        return executor(model, [None, self._guider.conds[self._without_prompt]], *args, **kwargs)[1]
+
+
+def _says_something(cond: dict[str, Any]) -> bool:
+    """Whether a conditioning has a context that is not zeroed."""
+    context = cond.get("cross_attn")
+    return context is not None and bool(context.any())
