@@ -93,12 +93,12 @@ class Server:
             )  # fmt: skip
 
     @classmethod
-    def with_link(cls, comfy: Path, base: Path, folder_name: str = FOLDER_NAME) -> Server:
+    def with_link(cls, comfy: Path, base: Path, folder_name: str = FOLDER_NAME, *flags: str) -> Server:
         """With this repository, linked into the empty folder `base`, as its only pack; previews are on."""
         (base / "custom_nodes").mkdir()
         (base / "custom_nodes" / folder_name).symlink_to(ROOT, target_is_directory=True)
         alone = ("--disable-all-custom-nodes", "--whitelist-custom-nodes", folder_name)
-        return cls(comfy, base, *alone, "--preview-method", "latent2rgb")
+        return cls(comfy, base, *alone, "--preview-method", "latent2rgb", *flags)
 
     def wait_until_up(self) -> None:
         def up() -> bool:
