@@ -48,3 +48,13 @@ def test_a_mask_of_another_size_is_brought_to_the_latents(host, latent):
     assert mask.shape == (1, 128, 128)
     assert torch.equal(samples[..., :8], latent[..., :8])
     assert (samples[..., 8:] != latent[..., 8:]).all()
+
+
+@pytest.mark.parametrize(("side", "warned"), [(32, False), (56, True)])
+def test_a_picture_far_larger_than_the_models_own_is_warned_of_with_the_remedy(host, make_latent, caplog, side, warned):
+    host.edit(make_latent(1, side, side), steps=1)
+    told = [record.message for record in caplog.records if record.message.startswith("InstDiffEdit")]
+    assert len(told) == warned
+    if warned:
+        assert "448 x 448, and this model was made for about 256 x 256 pixels" in told[0]
+        assert "ImageScaleToTotalPixels" in told[0]
