@@ -12,7 +12,9 @@ from typing import Any
 
 import comfy.model_management
 import comfy.patcher_extension
+import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -136,7 +138,7 @@ class InstantMaskGuide:
             reader_for(model, (original.shape[-2], original.shape[-1])),
             original,
             noisy,
-            _noise_mask(denoise_mask),
+            _noise_mask(denoise_mask, latent, model.load_device),
         )
         if self.mask is not None:
             # a mask of whole pixels: the host's samplers take no softer one either
@@ -193,9 +195,12 @@ def _like_latent(original: Tensor, latent: Tensor) -> Tensor:
     return repeat_to_batch(original, len(latent))
 
 
-def _noise_mask(denoise_mask: Tensor | None) -> Tensor | None:
+def _noise_mask(denoise_mask: Tensor | None, latent: Tensor, device: torch.device) -> Tensor | None:
     """Where the latent's own noise mask lets the sampler edit, ``[B, H, W]`` bool; None: everywhere."""
-    return None if denoise_mask is None else (denoise_mask > 0).any(1)
+    if denoise_mask is None:
+        return None
+    # newer hosts have done this by now
+    return (prepare_mask(denoise_mask, latent.shape, device) > 0).any(1)
 
 
 def _to_intermediate(samples: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 from torch import Tensor
 
 NATIVE_SIDES = {768: 512, 1024: 768, 2048: 1024}
@@ -36,5 +36,7 @@ def tell(text: str) -> None:
     """Write a warning to the log, and under the node that is executed."""
     logging.warning("InstDiffEdit: %s", text)
     context = get_executing_context()
-    if context is not None and getattr(PromptServer, "instance", None) is not None:
-        PromptServer.instance.send_progress_text(text, context.node_id)
+    # imported by the host where this process is a server, and not to be imported where it is none
+    server = getattr(sys.modules.get("server"), "PromptServer", None)
+    if context is not None and hasattr(server, "instance"):
+        server.instance.send_progress_text(text, context.node_id)

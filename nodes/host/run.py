@@ -64,7 +64,7 @@ class InstantMaskRun:
 
     def fix_mask(self, mask: Tensor) -> None:
         """Use this mask ``[B, H, W]`` bool in every step."""
-        self.mask = mask if self._noise_mask is None else mask & self._noise_mask.to(mask.device)
+        self.mask = mask if self._noise_mask is None else mask & self._noise_mask
         self._settings = None
 
     @property

@@ -32,7 +32,8 @@ def test_context_windows_over_a_batch_are_refused_before_sampling(host, make_lat
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
     known = {each.id: getattr(each, "default", None) for each in ContextWindowsManualNode.define_schema().inputs}
-    windows = known | {"model": host.model, "context_overlap": 1, "dim": 0}
+    windows = known | {"model": host.model, "context_overlap": 1, "dim": 0, "fuse_method": "pyramid"}
+    windows["context_schedule"] = "standard_static"
     steps = []
 
     def counting(apply_model, args):
