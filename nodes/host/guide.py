@@ -199,8 +199,9 @@ def _noise_mask(denoise_mask: Tensor | None, latent: Tensor, device: torch.devic
     """Where the latent's own noise mask lets the sampler edit, ``[B, H, W]`` bool; None: everywhere."""
     if denoise_mask is None:
         return None
-    # newer hosts have done this by now
-    return (prepare_mask(denoise_mask, latent.shape, device) > 0).any(1)
+    if denoise_mask.shape != latent.shape:  # ComfyUI v0.3.64 prepares it only now
+        denoise_mask = prepare_mask(denoise_mask, latent.shape, device)
+    return (denoise_mask > 0).any(1)
 
 
 def _to_intermediate(samples: Tensor) -> Tensor:

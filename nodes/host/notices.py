@@ -37,6 +37,6 @@ def tell(text: str) -> None:
     logging.warning("InstDiffEdit: %s", text)
     context = get_executing_context()
     # imported by the host where this process is a server, and not to be imported where it is none
-    server = getattr(sys.modules.get("server"), "PromptServer", None)
+    server: Any = getattr(sys.modules.get("server"), "PromptServer", None)
     if context is not None and hasattr(server, "instance"):
         server.instance.send_progress_text(text, context.node_id)
