@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from .noise import NoiseLevel
 from .tokens import PromptWords
 
 START, END, FIRST_WORD = 0, 1, 2
@@ -44,8 +45,8 @@ class Predictions:
         without = self.without_prompt if self.without_prompt is None else self.without_prompt[part]
         return Predictions(self.guided[part], self.with_prompt[part], without, self.clean[part])
 
-    def signals(self, sigma: Tensor) -> Tensor:
-        """``[B, 3, H, W]``, in units of the noise level `sigma`: change, error with the prompt, error without.
+    def signals(self, level: NoiseLevel) -> Tensor:
+        """``[B, 3, H, W]``, in units of the noise at its `level`: change, error with the prompt, error without.
 
         The change is how far the guided prediction is from the picture. The errors are squared: a
         prompt that fits a place lowers the error there, one that contradicts it raises it, which
@@ -53,14 +54,12 @@ class Predictions:
         Classifier"), cell by cell. Without a prediction without prompt its error is 0, so that
         the prompt contradicts every place.
         """
-        change, error = self._away(self.guided, sigma).abs(), self._away(self.with_prompt, sigma).square()
+        change, error = (level.error(each, self.clean) for each in (self.guided, self.with_prompt))
+        change, error = change.abs(), error.square()
         without = torch.zeros_like(error)
         if self.without_prompt is not None:
-            without = self._away(self.without_prompt, sigma).square()
+            without = level.error(self.without_prompt, self.clean).square()
         return torch.stack([change.mean(1), error.mean(1), without.mean(1)], 1)
-
-    def _away(self, prediction: Tensor, sigma: Tensor) -> Tensor:
-        return (prediction - self.clean).float() / sigma
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class AttentionRecord:
 
     `maps` ``[steps, batch, 2 + words, h, w]``, `extents` ``[steps, batch, 3 + words, h, w]`` and
     `guide` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
-    model call that saw the edit prompt. `sigmas` are the noise levels of those calls, and `scale`
+    model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`), and `scale`
     the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool is that of `Evidence`.
     """
 
@@ -177,22 +176,22 @@ class Recorder:
         """Add the affinity ``[B, h*w, h*w]`` of a self-attention layer, whose `grid` is ``(h, w)``, to the step."""
         self._affinities.setdefault(grid, _Mean()).add(affinity)
 
-    def close_step(self, sigma: Tensor, predictions: Predictions) -> bool:
-        """End the step that was denoised from `sigma` (a scalar); false when no layer saw the edit prompt in it."""
+    def close_step(self, level: NoiseLevel, predictions: Predictions) -> bool:
+        """End the step that was denoised from `level`; false when no layer saw the edit prompt in it."""
         maps, affinities = self._maps.value, self._affinities
         self.drop_step()
         if maps is None or self._grid is None:
             return False
-        signals = functional.adaptive_avg_pool2d(predictions.signals(sigma), self._grid)
+        signals = functional.adaptive_avg_pool2d(predictions.signals(level), self._grid)
         extents = _carried(torch.cat([signals, maps[:, FIRST_WORD:]], 1), affinities)
         extents = torch.nan_to_num(extents, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
-        weight = _weight(sigma)
+        weight = _weight(level.ratio)
         if predictions.without_prompt is None and self._compared:
             weight = torch.zeros_like(weight)
         self._compared = self._compared or predictions.without_prompt is not None
         self._guide = predictions.clean.float()
         self._add(maps, extents, weight)
-        self._sigmas.append(sigma)
+        self._sigmas.append(level.ratio)
         return True
 
     def drop_step(self) -> None:

@@ -19,9 +19,12 @@ from torch.nn import functional
 
 from ..attention import affinity, downscale_to_read, word_maps
 from ..blend import feathered, keep_original, paste
-from ..evidence import AttentionRecord, Evidence, Predictions, Recorder
-from ..refine import PRESETS, InstantMask, MaskSettings, WordRoles, at_size, refine, target_numbers
+from ..evidence import AttentionRecord, Predictions
+from ..noise import NoiseLevel
+from ..refine import PRESETS, InstantMask, MaskSettings, WordRoles, target_numbers
 from ..report import facts
+from ..session import MaskSession
+from ..tokens import PromptWords
 from .model import EditModel, Picture
 
 Mask = NDArray[np.bool_]
@@ -30,11 +33,11 @@ Mask = NDArray[np.bool_]
 Progress = Callable[[int, int], None]
 """Called after every step with the number of steps done and the number of all."""
 
-MaskOf = Callable[[int, Evidence], Tensor]
-"""A method of one's own: the mask ``[1, H, W]`` bool in latent pixels, from the picture's number and its evidence."""
+NewSession = Callable[[int, PromptWords, MaskSettings], MaskSession]
+"""The session of a picture of a batch, from its number, its words and the settings."""
 
-MaskOfStep = Callable[[Tensor, Predictions], Tensor]
-"""The mask ``[B, h, w]`` bool after a step, from its timestep and what the model made of it."""
+MaskOfStep = Callable[[NoiseLevel, Predictions], Tensor]
+"""The mask ``[B, h, w]`` bool after a step, from its noise level and what the model made of it."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ def edit_batch(
     *,
     seeds: Sequence[int],
     settings: MaskSettings = PRESETS["default"],
-    masks: Sequence[Mask] | None = None,
-    mask_of: MaskOf | None = None,
+    new_session: NewSession = lambda number, words, settings: MaskSession(words, settings),
     strength: float = 0.5,
     steps: int = 50,
     cfg: float = 7.5,
@@ -87,11 +89,11 @@ def edit_batch(
 ) -> list[Edit]:
     """Edit pictures of one size side by side, each by its own prompt and seed.
 
-    `masks` (of the pictures' size) or `mask_of` take the place of the instant mask. `strength`
-    (above 0, to 1) is the noise level to start from, out of a schedule of `steps`; `cfg` the
-    guidance; `draws` how many noise draws of a picture share one mask, of which the first becomes
-    the result; `finish_strength` (0 to 1) that of `finish`. Pictures of any size are sampled at the
-    nearest size that fits the U-Net.
+    `new_session` makes the sessions, where their masks are not to be those of the `settings`.
+    `strength` (above 0, to 1) is the noise level to start from, out of a schedule of `steps`; `cfg`
+    the guidance; `draws` how many noise draws of a picture share one mask, of which the first
+    becomes the result; `finish_strength` (0 to 1) that of `finish`. Pictures of any size are sampled
+    at the nearest size that fits the U-Net.
 
     Raises ``ValueError`` for pictures that are not uint8 ``[H, W, 3]`` of one size, a value out of
     range, a prompt without words or too long for the model, and a U-Net that cannot be read.
@@ -120,35 +122,21 @@ def edit_batch(
     downscale, layers = _layers_to_read(model.unet, size)
     grid = (size[0] // downscale, size[1] // downscale)
     matrices = [each.matrix(context.shape[2], model.device) for each in words]
-    recorders = [Recorder(grid) for _ in pictures]
+    sessions = [new_session(number, each, settings) for number, each in enumerate(words)]
     rows = [slice(number * draws, (number + 1) * draws) for number in range(len(pictures))]
-    given = None if masks is None else _fractions(np.stack(masks), size).to(model.device) > 0.5
     encoded = _now(model.device)
 
     def take(kind: str, q: Tensor, k: Tensor, heads: int) -> None:
-        for recorder, matrix, part in zip(recorders, matrices, rows, strict=True):
+        for session, matrix, part in zip(sessions, matrices, rows, strict=True):
             if kind == "attn2":
-                recorder.add_words(word_maps(q[part], k[part], heads, matrix, grid))
+                session.observe_words(word_maps(q[part], k[part], heads, matrix, grid))
             else:
-                recorder.add_affinity(affinity(q[part], k[part], heads), grid)
+                session.observe_affinity(affinity(q[part], k[part], heads), grid)
 
-    def masks_of(step: Tensor, predictions: Predictions) -> Tensor:
-        kept = scheduler.alphas_cumprod[step].to(model.device)
-        sigma = ((1 - kept) / kept).sqrt()
-        found = []
-        for number, (recorder, part) in enumerate(zip(recorders, rows, strict=True)):
-            recorder.close_step(sigma, predictions.rows(part))
-            if given is not None:
-                mask = given[number : number + 1]
-            elif mask_of is not None:
-                mask = mask_of(number, recorder.evidence())
-            else:
-                mask = refine(recorder.evidence(), words[number], settings).binary[:1]
-            found.append(mask.expand(draws, -1, -1))
-        last[:] = [mask[:1] for mask in found]
-        return torch.cat(found)
+    def masks_of(level: NoiseLevel, predictions: Predictions) -> Tensor:
+        masks = [session.step(level, predictions.rows(part)) for session, part in zip(sessions, rows, strict=True)]
+        return torch.cat([mask.expand(draws, -1, -1) for mask in masks if mask is not None])
 
-    last: list[Tensor] = []
     sampled_steps, finish_steps = _count(steps, strength), _count(steps, finish_strength)
     report = progress or (lambda done, total: None)
     total = sampled_steps + finish_steps
@@ -158,16 +146,11 @@ def edit_batch(
             model, scheduler, originals, originals, noise, sampled_steps, context.repeat_interleave(draws, 1), cfg,
             masks_of, lambda done, _: report(done, total),
         )[::draws]  # fmt: skip
-    records = [recorder.freeze(each, model.scale) for recorder, each in zip(recorders, words, strict=True)]
-    final: list[InstantMask] = []
-    for number, (recorder, picture) in enumerate(zip(recorders, pictures, strict=True)):
-        mask = _first(refine(recorder.evidence(), words[number], settings))
-        if masks is not None or mask_of is not None:
-            binary = torch.tensor(masks[number])[None] if masks is not None else _enlarged(last[number], picture)
-            mask = replace(mask, soft=binary.float(), binary=binary)
-        else:
-            mask = at_size(mask, picture.shape[:2], settings, torch.tensor(picture).permute(2, 0, 1)[None] / 255)
-        final.append(mask)
+    records = [session.record(model.scale) for session in sessions]
+    final = [
+        _first(session.final(picture.shape[:2], settings, torch.tensor(picture).permute(2, 0, 1)[None] / 255))
+        for session, picture in zip(sessions, pictures, strict=True)
+    ]
     sampled = _now(model.device)
 
     areas = [mask.binary[0].numpy() for mask in final]
@@ -348,7 +331,8 @@ def _denoise(
             scheduler.step(part, step, latent).pred_original_sample for part in (wanted, without)
         )
         predictions = Predictions(stepped.pred_original_sample, with_prompt, without_prompt, original)
-        mask = mask_of(step, predictions)
+        signal = scheduler.alphas_cumprod[step].to(latent.device)
+        mask = mask_of(NoiseLevel(signal.sqrt(), (1 - signal).sqrt()), predictions)
         kept = original
         if done < count:
             kept = scheduler.add_noise(original, noise, (step - stride).clamp(min=0)[None])
@@ -365,16 +349,6 @@ def _count(steps: int, strength: float) -> int:
 def _contexts(model: EditModel, prompts: Sequence[str]) -> Tensor:
     """``[2, prompts, L, D]``: of empty prompts, and of the edit prompts."""
     return torch.stack([model.context([""]).expand(len(prompts), -1, -1), model.context(prompts)])
-
-
-def _fractions(masks: NDArray[np.bool_], size: tuple[int, int]) -> Tensor:
-    """How much of each cell masks ``[B, H, W]`` cover, ``[B, *size]``."""
-    return functional.adaptive_avg_pool2d(torch.from_numpy(masks).float(), size)
-
-
-def _enlarged(mask: Tensor, picture: Picture) -> Tensor:
-    """A mask ``[1, h, w]`` in latent pixels, at the size of the picture, on the CPU."""
-    return functional.interpolate(mask[:, None].float().cpu(), picture.shape[:2], mode="bilinear")[:, 0] > 0.5
 
 
 def _first(mask: InstantMask) -> InstantMask:

@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate
 from ...instdiff_core.blend import keep_original
 from ...instdiff_core.evidence import AttentionRecord
 from ...instdiff_core.refine import MaskSettings
+from ...instdiff_core.session import MaskSession
 from .notices import warn_of_size
 from .pictures import Latent, repeat_to_batch
 from .readers import check_readable, reader_for
@@ -100,8 +101,9 @@ class InstantMaskGuide:
         record = run.record()
         if self._runs == 1:
             self._record = record
-        if run.mask is not None and not leaves_noise:
-            samples = keep_original(run.mask.to(samples.device), samples, run.original.to(samples))
+        mask = run.session.mask
+        if mask is not None and not leaves_noise:
+            samples = keep_original(mask.to(samples.device), samples, run.original.to(samples))
         # to where the host would move it next: a moved tensor is another one, and loses what it carries
         samples = _to_intermediate(samples)
         setattr(samples, SAMPLING, Sampling(record, run.noise.to(samples) if leaves_noise else None))
@@ -130,20 +132,14 @@ class InstantMaskGuide:
         original = latent if self.original is None else _like_latent(self.original, latent)
         warn_of_size(model, original)
         noisy = bool(noise.any())
-        run = InstantMaskRun(
-            guider,
-            prompt,
-            self.prompt is not None,
-            self.settings,
-            reader_for(model, (original.shape[-2], original.shape[-1])),
-            original,
-            noisy,
-            _noise_mask(denoise_mask, latent, model.load_device),
-        )
+        reader = reader_for(model, (original.shape[-2], original.shape[-1]))
+        noise_mask = _noise_mask(denoise_mask, latent, model.load_device)
+        session = MaskSession(prompt.words, self.settings, reader.grid, noise_mask)
         if self.mask is not None:
             # a mask of whole pixels: the host's samplers take no softer one either
             small = interpolate(self.mask[:, None].float(), latent.shape[-2:], mode="bilinear")[:, 0] > 0.5
-            run.fix_mask(repeat_to_batch(small, len(latent)).to(model.load_device))
+            session.fix_mask(repeat_to_batch(small, len(latent)).to(model.load_device))
+        run = InstantMaskRun(guider, prompt, self.prompt is not None, reader, session, original, noisy)
         earlier: Sampling | None = getattr(latent, SAMPLING, None)
         if earlier is not None and earlier.noise is not None and not noisy:
             run.go_on(earlier.record, earlier.noise)

@@ -7,12 +7,14 @@ from typing import Any
 from uuid import uuid4
 
 import comfy.patcher_extension
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...instdiff_core.blend import keep_original
-from ...instdiff_core.evidence import AttentionRecord, Predictions, Recorder
-from ...instdiff_core.refine import MaskSettings, refine
+from ...instdiff_core.evidence import AttentionRecord, Predictions
+from ...instdiff_core.noise import NoiseLevel
+from ...instdiff_core.session import MaskSession
 from .preview import outlining
 from .readers import Reader
 from .text import PROMPT, EditPrompt
@@ -35,25 +37,19 @@ class InstantMaskRun:
     """The hooks and the state of one sampling.
 
     A `named` prompt is that of every positive conditioning, else only of those that carry it.
-    `settings`: None samples without a mask. `original` ``[B, C, H, W]`` is the latent of the
-    picture. `noisy` says that the sampling adds noise to its latent, rather than going on with one
-    that is noisy already. `noise_mask` ``[B, H, W]`` bool, in latent pixels, is where the latent's own
-    noise mask lets the sampler edit; None is everywhere.
+    `original` ``[B, C, H, W]`` is the latent of the picture. `noisy` says that the sampling adds noise
+    to its latent, rather than going on with one that is noisy already.
     """
 
     _clean: Tensor
 
     def __init__(
-        self, guider: Any, prompt: EditPrompt, named: bool, settings: MaskSettings | None, reader: Reader,
-        original: Tensor, noisy: bool, noise_mask: Tensor | None,
+        self, guider: Any, prompt: EditPrompt, named: bool, reader: Reader, session: MaskSession, original: Tensor,
+        noisy: bool,
     ) -> None:  # fmt: skip
-        self.original = original
-        self.mask: Tensor | None = None
-        """``[B, H, W]`` bool in latent pixels, of the last step."""
-        self.recorder = Recorder(reader.grid, noise_mask)
+        self.session, self.original = session, original
         self._guider, self._prompt, self._named = guider, prompt, named
-        self._settings, self._reader, self._noisy = settings, reader, noisy
-        self._noise_mask = noise_mask
+        self._reader, self._noisy = reader, noisy
         self._matrices: dict[int, Tensor] = {}
         self._positive: int | None = None
         self._awaiting_call = False
@@ -61,11 +57,6 @@ class InstantMaskRun:
         self._without_prompt = EMPTY
         self._extra_steps = 0
         self._predictions: tuple[Tensor, Tensor | None] | None = None
-
-    def fix_mask(self, mask: Tensor) -> None:
-        """Use this mask ``[B, H, W]`` bool in every step."""
-        self.mask = mask if self._noise_mask is None else mask & self._noise_mask
-        self._settings = None
 
     @property
     def noise(self) -> Tensor:
@@ -79,9 +70,7 @@ class InstantMaskRun:
             return
         device = self._guider.model_patcher.load_device
         self._noise = noise.to(device)
-        self.recorder.resume(record, device)
-        if self._settings is not None:
-            self.mask = self._refined(self._settings)
+        self.session.resume(record, device)
 
     def install(self) -> None:
         """Put the hooks into the options of the guider, which are this sampling's own."""
@@ -102,7 +91,7 @@ class InstantMaskRun:
     def record(self) -> AttentionRecord:
         """What the attention said. Raises ``ValueError`` when no step saw the edit prompt."""
         latent_format = self._guider.model_patcher.get_model_object("latent_format")
-        return self.recorder.freeze(self._prompt.words, getattr(latent_format, "spacial_downscale_ratio", 8))
+        return self.session.record(getattr(latent_format, "spacial_downscale_ratio", 8))
 
     def edit_entries(self, count: int, latent_size: tuple[int, ...], options: dict[str, Any]) -> Iterator[slice]:
         """Which of the `count` entries of a model call's batch hold the edit prompt on the whole picture.
@@ -144,7 +133,7 @@ class InstantMaskRun:
             self._noise = noise
         if callback is not None:
             latent_format = self._guider.model_patcher.get_model_object("latent_format")
-            callback = outlining(callback, latent_format, lambda: self.mask, self._clean)
+            callback = outlining(callback, latent_format, lambda: self.session.mask, self._clean)
         return executor(guider, sigmas, extra, callback, noise, latent, *args, **kwargs)
 
     def _check_areas(self, latent: Tensor) -> None:
@@ -182,36 +171,33 @@ class InstantMaskRun:
                 "the sampler changes the size of the latent while it samples, and the picture outside the mask cannot "
                 "be kept: choose another sampler, and upscale the edited latent afterwards"
             )
+        level = _level(executor.class_obj.inner_model, sigma.flatten()[0])
         if self._noise is None:
             # the latent came with its noise: what is left of it without the picture
-            self._noise = (x - self._clean) / sigma.flatten()[0]
-        if self.mask is not None:
+            self._noise = level.noise_in(x, self._clean)
+        if self.session.mask is not None:
             noised = executor.class_obj.inner_model.scale_latent_inpaint(
                 x=x, sigma=sigma, noise=self._noise, latent_image=self._clean
             )
-            x = keep_original(self.mask, x, noised.to(x))
+            x = keep_original(self.session.mask, x, noised.to(x))
         self._awaiting_call = True
         try:
             denoised = executor(x, sigma, *args, **kwargs)
         except BaseException:
-            self.recorder.drop_step()
+            self.session.drop_step()
             raise
         finally:
             self._awaiting_call = False
-        if self._close_step(sigma.flatten()[0], denoised) and self._settings is not None:
-            self.mask = self._refined(self._settings)
-        return denoised if self.mask is None else keep_original(self.mask, denoised, self._clean.to(denoised))
+        mask = self._close_step(level, denoised)
+        return denoised if mask is None else keep_original(mask, denoised, self._clean.to(denoised))
 
-    def _refined(self, settings: MaskSettings) -> Tensor:
-        return refine(self.recorder.evidence(), self._prompt.words, settings).binary
-
-    def _close_step(self, sigma: Tensor, denoised: Tensor) -> bool:
-        """Whether the step saw the edit prompt."""
+    def _close_step(self, level: NoiseLevel, denoised: Tensor) -> Tensor | None:
+        """The mask after a step."""
         predictions, self._predictions = self._predictions, None
         if predictions is None:
-            self.recorder.drop_step()
-            return False
-        return self.recorder.close_step(sigma, Predictions(denoised, *predictions, self._clean.to(denoised)))
+            self.session.drop_step()
+            return self.session.mask
+        return self.session.step(level, Predictions(denoised, *predictions, self._clean.to(denoised)))
 
     def _calc_cond_batch(self, executor: Any, model: Any, conds: list[Any], *args: Any, **kwargs: Any) -> Any:
         """CALC_COND_BATCH: find the edit prompt in the step's first call; later calls of a step are other nodes'."""
@@ -251,3 +237,9 @@ def _says_something(cond: dict[str, Any]) -> bool:
     """Whether a conditioning has a context that is not zeroed."""
     context = cond.get("cross_attn")
     return context is not None and bool(context.any())
+
+
+def _level(model: Any, sigma: Tensor) -> NoiseLevel:
+    """The noise level of a model's sigma, by how the model mixes a picture with nothing, and noise with nothing."""
+    mix, one, zero = model.model_sampling.noise_scaling, torch.ones_like(sigma), torch.zeros_like(sigma)
+    return NoiseLevel(signal=mix(sigma, zero, one), noise=mix(sigma, one, zero))

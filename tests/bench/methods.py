@@ -23,10 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,7 +37,8 @@ from instdiff_core.evidence import FIRST_WORD, Evidence
 from instdiff_core.maps import resized, unit_range
 from instdiff_core.pipeline import EditModel
 from instdiff_core.pipeline.diffedit import noise_difference_mask
-from instdiff_core.refine import PRESETS
+from instdiff_core.refine import PRESETS, InstantMask, MaskSettings
+from instdiff_core.session import MaskSession
 from instdiff_core.tokens import prompt_words
 
 from .scenes import Scene
@@ -45,6 +49,41 @@ DAAM_CUT = 0.4
 
 Method = Callable[[EditModel, Sequence[Scene], Sequence[int], dict[str, Any]], AbstractContextManager[dict[str, Any]]]
 """Scenes, their seeds and the arguments of `edit_batch` that all methods share, to the method's own arguments."""
+
+
+class _Fixed(MaskSession):
+    """A mask of the picture's size that was there before the sampling."""
+
+    def __init__(self, given: NDArray[np.bool_], size: tuple[int, int], device: torch.device, *session: Any) -> None:
+        super().__init__(*session)
+        self.given = torch.tensor(given)[None]
+        share = functional.adaptive_avg_pool2d(self.given.float(), size)
+        self.fix_mask((share > 0.5).to(device))
+
+    def final(self, size: tuple[int, int], settings: MaskSettings, picture: Tensor) -> InstantMask:
+        return replace(super().final(size, settings, picture), soft=self.given.float(), binary=self.given)
+
+
+class _Decided(MaskSession):
+    """A method of its own: `mask_of` gives the mask of a step from the picture's number and its evidence."""
+
+    def __init__(self, mask_of: Callable[[int, Evidence], Tensor], number: int, *session: Any) -> None:
+        super().__init__(*session)
+        self.number, self.mask_of = number, mask_of
+
+    def mask_from(self, evidence: Evidence, settings: MaskSettings) -> Tensor:
+        return self.mask_of(self.number, evidence)
+
+    def final(self, size: tuple[int, int], settings: MaskSettings, picture: Tensor) -> InstantMask:
+        assert self.mask is not None
+        binary = functional.interpolate(self.mask[:, None].float().cpu(), size, mode="bilinear")[:, 0] > 0.5
+        return replace(super().final(size, settings, picture), soft=binary.float(), binary=binary)
+
+
+def _fixed(model: EditModel, masks: Sequence[NDArray[np.bool_]]) -> Callable[..., MaskSession]:
+    """Makes the sessions of pictures with these masks."""
+    size = tuple(side // model.scale for side in model.working_size(*masks[0].shape))
+    return lambda number, *session: _Fixed(masks[number], size, model.device, *session)
 
 
 def _preset(name: str) -> Method:
@@ -59,19 +98,18 @@ def _preset(name: str) -> Method:
 def _diffedit(
     model: EditModel, scenes: Sequence[Scene], seeds: Sequence[int], shared: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    yield {
-        "masks": noise_difference_mask(
-            model,
-            [scene.picture for scene in scenes],
-            [scene.source_prompt for scene in scenes],
-            [scene.prompt for scene in scenes],
-            strength=shared["strength"],
-            steps=shared["steps"],
-            draws=DRAWS,
-            ratio=RATIO,
-            seeds=seeds,
-        )
-    }
+    masks = noise_difference_mask(
+        model,
+        [scene.picture for scene in scenes],
+        [scene.source_prompt for scene in scenes],
+        [scene.prompt for scene in scenes],
+        strength=shared["strength"],
+        steps=shared["steps"],
+        draws=DRAWS,
+        ratio=RATIO,
+        seeds=seeds,
+    )
+    yield {"new_session": _fixed(model, masks)}
 
 
 @contextmanager
@@ -94,7 +132,7 @@ def _ledits(
 
     hook = model.unet.register_forward_hook(note)
     try:
-        yield {"mask_of": mask_of}
+        yield {"new_session": partial(_Decided, mask_of)}
     finally:
         hook.remove()
 
@@ -109,14 +147,15 @@ def _daam(
         size = (evidence.guide.shape[-2], evidence.guide.shape[-1])
         return unit_range(resized(_words_map(evidence, words[number]), size, "bicubic")) >= DAAM_CUT
 
-    yield {"mask_of": mask_of}
+    yield {"new_session": partial(_Decided, mask_of)}
 
 
 @contextmanager
 def _sdedit(
     model: EditModel, scenes: Sequence[Scene], seeds: Sequence[int], shared: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    yield {"masks": [np.ones(scene.picture.shape[:2], bool) for scene in scenes], "finish_strength": 0.0}
+    masks = [np.ones(scene.picture.shape[:2], bool) for scene in scenes]
+    yield {"new_session": _fixed(model, masks), "finish_strength": 0.0}
 
 
 METHODS: dict[str, Method] = {

@@ -16,10 +16,16 @@ from instdiff_core.evidence import (
     Predictions,
     Recorder,
 )
+from instdiff_core.noise import NoiseLevel
 from instdiff_core.tokens import PromptWords, Word
 
 WORDS = PromptWords((Word("dog", (1,)), Word("grass", (2,))), (0,), (3,), 77)
 PARTS = ("first", "maps", "extents", "guide")
+
+
+def level(sigma):
+    """That of a model whose signal is 1."""
+    return NoiseLevel(torch.tensor(1.0), torch.tensor(sigma))
 
 
 def noise(*shape, seed=0):
@@ -52,7 +58,7 @@ def recorded(sigmas, batch=1, signals=None, cells=True):
         recorder.add_words(word_maps(batch, seed=number))
         if cells:
             recorder.add_affinity(affinities(24, batch, seed=number), (4, 6))
-        assert recorder.close_step(torch.tensor(sigma), signals or predictions(batch, seed=number))
+        assert recorder.close_step(level(sigma), signals or predictions(batch, seed=number))
     return recorder
 
 
@@ -68,25 +74,25 @@ def test_the_signals_are_the_change_and_the_squared_errors_in_units_of_the_noise
     expected[:, CHANGE] = np.abs((guided - clean) / 3).mean(1)
     expected[:, ERROR] = (((with_prompt - clean) / 3) ** 2).mean(1)
     expected[:, ERROR_WITHOUT] = (((without - clean) / 3) ** 2).mean(1)
-    found = made.signals(torch.tensor(3.0))
+    found = made.signals(level(3.0))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
 def test_without_a_negative_prompt_the_error_without_prompt_is_nothing():
     made = predictions()
-    found = Predictions(made.guided, made.with_prompt, None, made.clean).signals(torch.tensor(2.0))
+    found = Predictions(made.guided, made.with_prompt, None, made.clean).signals(level(2.0))
     assert not found[:, ERROR_WITHOUT].any()
-    torch.testing.assert_close(found[:, : ERROR + 1], made.signals(torch.tensor(2.0))[:, : ERROR + 1])
+    torch.testing.assert_close(found[:, : ERROR + 1], made.signals(level(2.0))[:, : ERROR + 1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_predictions_give_float32_signals(dtype):
     made = predictions()
     half = Predictions(*(part.to(dtype) for part in (made.guided, made.with_prompt, made.without_prompt, made.clean)))
-    found = half.signals(torch.tensor(0.05))
+    found = half.signals(level(0.05))
     assert found.dtype == torch.float32
     assert found.isfinite().all()
-    torch.testing.assert_close(found, made.signals(torch.tensor(0.05)), rtol=0.1, atol=5)
+    torch.testing.assert_close(found, made.signals(level(0.05)), rtol=0.1, atol=5)
 
 
 @pytest.mark.parametrize("negative_prompt", [True, False])
@@ -95,7 +101,7 @@ def test_rows_are_the_predictions_of_these_pictures(negative_prompt):
     if not negative_prompt:
         made = Predictions(made.guided, made.with_prompt, None, made.clean)
     torch.testing.assert_close(
-        made.rows(slice(1, 3)).signals(torch.tensor(1.5)), made.signals(torch.tensor(1.5))[1:3], rtol=0, atol=0
+        made.rows(slice(1, 3)).signals(level(1.5)), made.signals(level(1.5))[1:3], rtol=0, atol=0
     )
 
 
@@ -107,10 +113,10 @@ def test_word_maps_are_the_mean_over_layers_and_then_over_steps():
     recorder = Recorder()
     recorder.add_words(first)
     recorder.add_words(second)
-    assert recorder.close_step(torch.tensor(9.0), still(size=(2, 2)))
+    assert recorder.close_step(level(9.0), still(size=(2, 2)))
     torch.testing.assert_close(recorder.evidence().maps, (first + second) / 2)
     recorder.add_words(third)
-    assert recorder.close_step(torch.tensor(0.1), still(size=(2, 2)))
+    assert recorder.close_step(level(0.1), still(size=(2, 2)))
     found = recorder.evidence()
     torch.testing.assert_close(found.maps, ((first + second) / 2 + third) / 2)
     torch.testing.assert_close(found.first, (first + second) / 2)
@@ -124,7 +130,7 @@ def test_extents_are_carried_along_the_affinity_by_hand():
     recorder.add_affinity(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), (1, 2))
     clean = torch.zeros(1, 1, 1, 2)
     made = Predictions(clean + torch.tensor([4.0, 8.0]), clean + torch.tensor([2.0, 6.0]), clean - 4, clean)
-    recorder.close_step(torch.tensor(2.0), made)
+    recorder.close_step(level(2.0), made)
     found = recorder.evidence()
     expected = torch.tensor([[4, 3], [9, 5], [4, 4], [0.3, 0.2], [0.8, 0.85]])
     torch.testing.assert_close(found.extents, expected.view(1, 5, 1, 2))
@@ -135,9 +141,9 @@ def test_without_self_attention_the_extents_are_the_signals_and_the_words_as_the
     maps, made = word_maps(2), predictions(2, size=(8, 12))
     recorder = Recorder()
     recorder.add_words(maps)
-    recorder.close_step(torch.tensor(3.0), made)
+    recorder.close_step(level(3.0), made)
     extents = recorder.evidence().extents
-    pooled = made.signals(torch.tensor(3.0)).unflatten(-1, (6, 2)).unflatten(-3, (4, 2)).mean((-1, -3))
+    pooled = made.signals(level(3.0)).unflatten(-1, (6, 2)).unflatten(-3, (4, 2)).mean((-1, -3))
     torch.testing.assert_close(extents, torch.cat([pooled, maps[:, FIRST_WORD:]], 1))
 
 
@@ -155,7 +161,7 @@ def test_the_guide_is_the_latent_of_the_picture():
     recorder = Recorder()
     recorder.add_words(word_maps())
     made = predictions()
-    recorder.close_step(torch.tensor(1.0), made)
+    recorder.close_step(level(1.0), made)
     assert torch.equal(recorder.evidence().guide, made.clean)
 
 
@@ -163,7 +169,7 @@ def test_a_step_that_no_layer_saw_is_not_counted():
     recorder = recorded([9.0])
     before = recorder.evidence()
     recorder.add_affinity(affinities(24, seed=8), (4, 6))
-    assert not recorder.close_step(torch.tensor(4.0), predictions(seed=9))
+    assert not recorder.close_step(level(4.0), predictions(seed=9))
     assert recorder.freeze(WORDS, 8).sigmas == (9.0,)
     assert all(torch.equal(getattr(recorder.evidence(), part), getattr(before, part)) for part in PARTS)
 
@@ -171,9 +177,9 @@ def test_a_step_that_no_layer_saw_is_not_counted():
 def test_self_attention_of_a_step_without_the_prompt_does_not_reach_the_next():
     recorder = Recorder()
     recorder.add_affinity(affinities(24, seed=8), (4, 6))
-    recorder.close_step(torch.tensor(4.0), predictions(seed=9))
+    recorder.close_step(level(4.0), predictions(seed=9))
     recorder.add_words(word_maps())
-    recorder.close_step(torch.tensor(3.0), still())
+    recorder.close_step(level(3.0), still())
     assert torch.equal(recorder.evidence().extents[:, FIRST_EXTENT:], word_maps()[:, FIRST_WORD:])
 
 
@@ -183,7 +189,7 @@ def test_a_dropped_step_leaves_no_trace():
     recorder.add_affinity(affinities(24, seed=5), (4, 6))
     recorder.drop_step()
     recorder.add_words(word_maps())
-    recorder.close_step(torch.tensor(2.0), still())
+    recorder.close_step(level(2.0), still())
     assert torch.equal(recorder.evidence().maps, word_maps())
     assert torch.equal(recorder.evidence().extents[:, FIRST_EXTENT:], word_maps()[:, FIRST_WORD:])
 
@@ -227,7 +233,7 @@ def test_the_device_is_never_waited_for():
     for _ in range(2):
         recorder.add_words(torch.empty(2, 4, 8, 8, device="meta"))
         recorder.add_affinity(torch.empty(2, 64, 64, device="meta"), (8, 8))
-        assert recorder.close_step(torch.empty((), device="meta"), Predictions(*latents))
+        assert recorder.close_step(NoiseLevel(*torch.empty(2, device="meta")), Predictions(*latents))
     found = recorder.evidence()
     assert [getattr(found, part).device.type for part in PARTS] == ["meta"] * 4
     assert found.extents.shape == (2, 5, 8, 8)
@@ -244,7 +250,7 @@ def test_the_evidence_of_a_batch_is_that_of_its_pictures():
             part = slice(picture, picture + 1) if recorder is not together else slice(None)
             recorder.add_words(maps[part])
             recorder.add_affinity(cells[part], (4, 6))
-            recorder.close_step(torch.tensor(sigma), made.rows(part))
+            recorder.close_step(level(sigma), made.rows(part))
     for part in PARTS:
         expected = torch.cat([getattr(recorder.evidence(), part) for recorder in alone])
         torch.testing.assert_close(getattr(together.evidence(), part), expected)
@@ -265,10 +271,10 @@ def test_a_coarser_layer_is_brought_to_the_grid_of_the_evidence():
     fine, coarse = word_maps(grid=(4, 6)), torch.full((1, 4, 2, 3), 0.5)
     recorder = Recorder((4, 6))
     recorder.add_words(coarse)
-    recorder.close_step(torch.tensor(2.0), still())
+    recorder.close_step(level(2.0), still())
     recorder.add_words(fine)
     recorder.add_words(coarse)
-    recorder.close_step(torch.tensor(1.0), still())
+    recorder.close_step(level(1.0), still())
     record = recorder.freeze(WORDS, 8)
     assert torch.equal(record.maps[0], torch.full((1, 4, 4, 6), 0.5))
     assert torch.equal(record.maps[1], (fine + 0.5) / 2)
@@ -281,7 +287,7 @@ def test_what_a_coarser_self_attention_carries_goes_where_it_says():
     maps[..., :2] = 1
     recorder.add_words(maps)
     recorder.add_affinity(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), (1, 2))
-    recorder.close_step(torch.tensor(2.0), still(size=(2, 4)))
+    recorder.close_step(level(2.0), still(size=(2, 4)))
     words = recorder.evidence().extents[:, FIRST_EXTENT:]
     assert (words[..., 0] < 0.1).all()
     assert (words[..., 3] > 0.9).all()
@@ -297,7 +303,7 @@ def test_steps_without_it_do_not_count_after_steps_with_it():
     for sigma, without in ((3.0, made.without_prompt), (2.0, None), (1.0, None)):
         recorder.add_words(word_maps(seed=round(sigma)))
         step = Predictions(made.guided * sigma, made.with_prompt, without, made.clean)
-        recorder.close_step(torch.tensor(sigma), step)
+        recorder.close_step(level(sigma), step)
     record, first = recorder.freeze(WORDS, 8), recorded([3.0], signals=made, cells=False)
     assert torch.equal(recorder.evidence().extents[:, :FIRST_EXTENT], record.extents[0, :, :FIRST_EXTENT])
     assert torch.equal(record.evidence().extents, recorder.evidence().extents)
@@ -310,7 +316,7 @@ def test_where_there_never_is_one_all_steps_count():
     recorder = Recorder()
     for sigma in (3.0, 1.0):
         recorder.add_words(word_maps())
-        recorder.close_step(torch.tensor(sigma), Predictions(made.guided, made.with_prompt, None, made.clean))
+        recorder.close_step(level(sigma), Predictions(made.guided, made.with_prompt, None, made.clean))
     assert (recorder.freeze(WORDS, 8).weights > 0).all()
 
 
@@ -325,7 +331,7 @@ def test_a_recorder_that_goes_on_with_a_record_says_what_one_that_saw_all_says()
     assert all(torch.equal(getattr(later.evidence(), part), getattr(half.evidence(), part)) for part in PARTS)
     later.add_words(word_maps(seed=2))
     later.add_affinity(affinities(24, seed=2), (4, 6))
-    later.close_step(torch.tensor(sigmas[2]), predictions(seed=2))
+    later.close_step(level(sigmas[2]), predictions(seed=2))
     assert all(torch.equal(getattr(later.evidence(), part), getattr(whole.evidence(), part)) for part in PARTS)
     assert later.freeze(WORDS, 8).sigmas == whole.freeze(WORDS, 8).sigmas
 
@@ -338,7 +344,7 @@ def test_the_noise_mask_goes_with_the_evidence_and_into_the_record_for_the_first
     recorder = Recorder(noise_mask=noise_mask)
     for number in range(2):
         recorder.add_words(word_maps(2, seed=number))
-        recorder.close_step(torch.tensor(2.0 - number), predictions(2, seed=number))
+        recorder.close_step(level(2.0 - number), predictions(2, seed=number))
     record = recorder.freeze(WORDS, 8)
     for found in (recorder.evidence(), record, record.evidence(), record.evidence(1)):
         assert torch.equal(found.noise_mask, noise_mask)
@@ -386,7 +392,7 @@ def test_a_record_is_not_changed_by_what_follows():
     record = recorder.freeze(WORDS, 8)
     before = record.evidence()
     recorder.add_words(word_maps(seed=5))
-    recorder.close_step(torch.tensor(2.0), predictions(seed=5))
+    recorder.close_step(level(2.0), predictions(seed=5))
     assert record.sigmas == (3.0,)
     assert all(torch.equal(getattr(record.evidence(), part), getattr(before, part)) for part in PARTS)
 
@@ -396,13 +402,13 @@ def test_evidence_is_not_changed_by_what_follows():
     evidence = recorder.evidence()
     kept = Evidence(*(getattr(evidence, part).clone() for part in PARTS))
     recorder.add_words(word_maps(seed=5))
-    recorder.close_step(torch.tensor(2.0), predictions(seed=5))
+    recorder.close_step(level(2.0), predictions(seed=5))
     assert all(torch.equal(getattr(evidence, part), getattr(kept, part)) for part in PARTS)
 
 
 def test_an_empty_record_says_that_the_prompt_was_never_seen():
     recorder = Recorder()
-    recorder.close_step(torch.tensor(2.0), predictions())
+    recorder.close_step(level(2.0), predictions())
     with pytest.raises(ValueError, match="never attended to the edit prompt"):
         recorder.freeze(WORDS, 8)
     with pytest.raises(ValueError, match="no step has been recorded"):

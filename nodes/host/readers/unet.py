@@ -35,13 +35,13 @@ class UNetReader:
 
         def read_words(q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
             grid = tuple(extra["activations_shape"][-2:])
-            run.recorder.add_words(word_maps(q, k, extra["n_heads"], run.token_matrix(k), grid))
+            run.session.observe_words(word_maps(q, k, extra["n_heads"], run.token_matrix(k), grid))
 
         def read_affinity(q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
             height, width = extra["activations_shape"][-2:]
             # other nodes merge or tile the cells of self-attention: then it is not of this grid
             if q.shape[1] == k.shape[1] == height * width:
-                run.recorder.add_affinity(affinity(q, k, extra["n_heads"]), (height, width))
+                run.session.observe_affinity(affinity(q, k, extra["n_heads"]), (height, width))
 
         for kind, read in (("attn2", read_words), ("attn1", read_affinity)):
             replaced = options["transformer_options"].get("patches_replace", {}).get(kind, {})

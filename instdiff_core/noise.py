@@ -1,0 +1,32 @@
+"""How a picture, noise and what the model sees of them belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """A noise level: what the model sees is ``signal * clean latent + noise * noise sample``.
+
+    Two scalar tensors, 0 and above. Eps and v models of the host: 1 and sigma; flow models: 1 - sigma and sigma;
+    diffusers' schedules: the roots of alphas_cumprod and of the rest.
+    """
+
+    signal: Tensor
+    noise: Tensor
+
+    @property
+    def ratio(self) -> Tensor:
+        """Noise to signal: the sigma of a model whose signal is 1."""
+        return self.noise / self.signal
+
+    def noise_in(self, x: Tensor, clean: Tensor) -> Tensor:
+        """The noise sample in `x`, noisy latents, that the latents `clean` leave."""
+        return (x - self.signal * clean) / self.noise
+
+    def error(self, predicted: Tensor, clean: Tensor) -> Tensor:
+        """How far clean latents as `predicted` are from `clean`, in noise samples, float32."""
+        return (predicted - clean).float() / self.ratio
