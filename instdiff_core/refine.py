@@ -3,7 +3,7 @@
 Two methods. "attention" is the published one (Zou et al. 2024, section "Instant attention mask").
 "change" asks where the prompt would change the picture, and there only where it contradicts
 it; on our benchmark it is the more accurate. Both are batched, stay on the device of the evidence,
-and never wait for it.
+and never wait for it; only cleaning a finished mask does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .components import cleaned
 from .evidence import CHANGE, ERROR, ERROR_WITHOUT, FIRST_EXTENT, FIRST_WORD, START, AttentionRecord, Evidence
 from .maps import TINY, blurred, centred, follow_edges, resized, separation, unit_range
 from .tokens import PromptWords
@@ -55,7 +56,8 @@ class MaskSettings:
     (0 to 16): how often the map is smoothed with a 5x5 Gaussian. `positive` and `negative` (-1 to
     1, `negative` below `positive`): words whose maps are at least, and at most, this similar to
     the index word's go with it, and against it: for "attention" they are added to the mask and
-    taken away from it, for "change" they are reported.
+    taken away from it, for "change" they are reported. `min_area` (0 to 1): pieces of the mask at
+    image size that are smaller than this part of its largest piece go, and holes as small are filled.
 
     Raises ``ValueError`` for a value out of range.
     """
@@ -67,6 +69,7 @@ class MaskSettings:
     blur: int = 2
     positive: float = 0.9
     negative: float = 0.6
+    min_area: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -77,10 +80,12 @@ class MaskSettings:
             )
         if not 0 <= self.blur <= 16:
             raise ValueError(f"blur must be between 0 and 16, not {self.blur}")
+        if not 0 <= self.min_area <= 1:
+            raise ValueError(f"min_area must be between 0 and 1, not {self.min_area}")
 
 
 PRESETS: Mapping[str, MaskSettings] = MappingProxyType(
-    {"default": MaskSettings("change", threshold=CUT, blur=0), "paper": MaskSettings()}
+    {"default": MaskSettings("change", threshold=CUT, blur=0, min_area=0.02), "paper": MaskSettings()}
 )
 """`paper` is the published method, `default` the most accurate on our benchmark."""
 
@@ -102,10 +107,11 @@ class InstantMask:
     """The mask of a step.
 
     `soft` ``[B, H, W]`` float32 in 0..1; `binary` ``[B, H, W]`` bool, where `soft` reaches the
-    threshold; both end where the latent's own noise mask does. `confidence` ``[B]`` float32 in
-    0..1, how cleanly the mask parts the soft mask in two (`maps.separation`), beyond the noise mask
-    too; `fits` ``[B]`` bool, whether the prompt contradicts nothing that stands out in the picture,
-    so that the mask is what is left: always false for "attention".
+    threshold, and at image size without the specks and holes that `soft` still has
+    (`MaskSettings.min_area`); both end where the latent's own noise mask does. `confidence` ``[B]``
+    float32 in 0..1, how cleanly the mask parts the soft mask in two (`maps.separation`), beyond the
+    noise mask too; `fits` ``[B]`` bool, whether the prompt contradicts nothing that stands out in
+    the picture, so that the mask is what is left: always false for "attention".
     """
 
     soft: Tensor
@@ -185,7 +191,7 @@ def at_size(
     mask: InstantMask, size: tuple[int, int], settings: MaskSettings, picture: Tensor | None = None,
     noise_mask: Tensor | None = None,
 ) -> InstantMask:  # fmt: skip
-    """The mask brought to another size ``(H, W)``: the soft mask resized, then cut at the threshold again.
+    """The mask brought to another size ``(H, W)``: the soft mask resized, cut at the threshold again, and cleaned.
 
     The method "change" follows the edges of `picture` ``[B or 1, 3, H, W]``, where one is given,
     and finds its cut again. Last, what is outside a `noise_mask` ``[B, h, w]`` bool of any size goes.
@@ -200,7 +206,8 @@ def at_size(
         soft = resized(mask.soft, size)
     if noise_mask is not None:
         noise_mask = functional.interpolate(noise_mask[:, None].float(), size)[:, 0] > 0
-    return _within(noise_mask, replace(mask, soft=soft, binary=soft >= settings.threshold))
+    binary = cleaned(soft >= settings.threshold, settings.min_area)
+    return _within(noise_mask, replace(mask, soft=soft, binary=binary))
 
 
 @dataclass(frozen=True)

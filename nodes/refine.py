@@ -30,7 +30,7 @@ class MaskSettingsNode(io.ComfyNode):
                     options=list(PRESETS),
                     default="default",
                     tooltip="The most accurate method (default), or the published one (paper), whose own threshold "
-                    "is 0.2 and blur 2.",
+                    "is 0.2, blur 2 and min_area 0.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -78,6 +78,17 @@ class MaskSettingsNode(io.ComfyNode):
                     min=0,
                     max=16,
                     tooltip="How often the soft mask is smoothed. Higher gives rounder masks.",
+                    **ADVANCED,
+                ),
+                io.Float.Input(
+                    "min_area",
+                    optional=True,
+                    default=DEFAULT.min_area,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Takes specks out of the mask and fills its holes: pieces smaller than this part of "
+                    "the largest one. 0 leaves all. The soft mask keeps them.",
                     **ADVANCED,
                 ),
             ],
@@ -148,7 +159,10 @@ class RefineInstantMask(io.ComfyNode):
             ],
             outputs=[
                 io.Mask.Output(display_name="mask", tooltip="The mask, at the size of the picture."),
-                io.Mask.Output(display_name="soft_mask", tooltip="The same before it is cut at the threshold."),
+                io.Mask.Output(
+                    display_name="soft_mask",
+                    tooltip="The same before it is cut at the threshold and cleaned of specks and holes.",
+                ),
                 io.String.Output(display_name="report", tooltip="The words, their weights, the area, the confidence."),
             ],
         )

@@ -462,7 +462,7 @@ def test_the_device_is_never_waited_for(method, extra):
     first, maps, extents, guide = (
         torch.empty(2, *shape, device="meta") for shape in [(6, 16, 16), (6, 16, 16), (7, 16, 16), (4, 64, 64)]
     )
-    settings = dataclasses.replace(METHODS[method], **extra)
+    settings = dataclasses.replace(METHODS[method], min_area=0.0, **extra)
     mask = refine(Evidence(first, maps, extents, guide), SCENE_WORDS, settings)
     assert mask.binary.device.type == mask.confidence.device.type == mask.fits.device.type == "meta"
     assert mask.binary.shape == (2, 64, 64)
@@ -778,6 +778,8 @@ def test_draws_that_disagree_lower_the_agreement_of_the_mask_that_they_share():
         ({"negative": -1.5}, "both between -1 and 1"),
         ({"blur": -1}, "blur must be between 0 and 16, not -1"),
         ({"blur": 17}, "blur must be between 0 and 16, not 17"),
+        ({"min_area": 1.1}, "min_area must be between 0 and 1, not 1.1"),
+        ({"min_area": float("nan")}, "min_area must be between 0 and 1, not nan"),
     ],
 )
 def test_settings_out_of_range_are_refused_with_their_range(values, message):
@@ -795,4 +797,5 @@ def test_settings_cannot_be_changed_behind_a_users_back():
 def test_the_presets_are_the_papers_numbers_and_the_measured_default():
     assert PAPER.method == "attention"
     assert (PAPER.threshold, PAPER.positive, PAPER.negative, PAPER.blur, PAPER.target) == (0.2, 0.9, 0.6, 2, ())
+    assert PAPER.min_area == 0
     assert (CHANGE.method, CHANGE.threshold, CHANGE.target) == ("change", 0.5, ())

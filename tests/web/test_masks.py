@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from instdiff_core.components import cleaned
 from instdiff_core.evidence import ERROR, ERROR_WITHOUT, AttentionRecord
 from instdiff_core.export import exported
 from instdiff_core.mini.scenes import compose
@@ -134,6 +136,50 @@ def test_a_noise_mask_of_each_picture(core, settings, changes):
         found = core.refine(picture=1)
         assert not found.binary[outside].any()
         assert not found.soft[outside].any()
+
+
+@both_presets
+@pytest.mark.parametrize("min_area", [0.0, 0.2, 1.0])
+def test_specks_and_holes(core, settings, min_area):
+    """What the browser cuts by itself it cleans as Python would, to the pixel, at every threshold."""
+    record = make_record(WORDS, batch=2, latent=(24, 40), grid=(12, 20), seed=12)
+    pictures = make_pictures(record, 2)
+    pictures ^= np.random.default_rng(0).integers(0, 2, pictures.shape, np.uint8) * 96
+    cut = {}
+    for name, part in (("raw", 0.0), ("clean", min_area)):
+        core.open(exported(record, replace(settings, min_area=part)), pictures)
+        cut[name] = [core.refine(threshold=level, picture=picture) for level in (0.1, 0.5, 0.7) for picture in (0, 1)]
+    for raw, clean in zip(cut["raw"], cut["clean"], strict=True):
+        assert np.array_equal(clean.binary, cleaned(torch.tensor(raw.binary)[None], min_area)[0].numpy())
+        assert np.array_equal(clean.soft, raw.soft)
+        assert clean.area == pytest.approx(clean.binary.mean())
+    assert any((raw.binary != clean.binary).any() for raw, clean in zip(*cut.values(), strict=True)) is (min_area > 0)
+
+
+def test_any_mask_is_cleaned_as_in_python(core):
+    generator = np.random.default_rng(0)
+    clean = """async ([pixels, width, least]) => {
+        const { clean } = await import("/core/components.js");
+        const mask = Uint8Array.from(pixels);
+        clean(mask, width, least);
+        return [...mask];
+    }"""
+    for number in range(60):
+        size = generator.integers(1, 40, 2)
+        mask, least = generator.random(size) < generator.choice([0, 0.2, 0.4, 0.6, 0.9, 1]), number % 11 / 10
+        found = core.page.evaluate(clean, [mask.astype(int).ravel().tolist(), int(size[1]), least])
+        wanted = cleaned(torch.from_numpy(mask)[None], least)[0].numpy()
+        assert np.array_equal(np.array(found, bool).reshape(size), wanted), (number, size, least)
+
+
+def test_a_record_of_an_older_version_has_its_specks(core):
+    record = make_record(WORDS, seed=1)
+    file = exported(record, replace(DEFAULT, min_area=0))
+    key = b', \\"min_area\\": 0'
+    assert file.count(key) == 1
+    older = struct.pack("<Q", struct.unpack("<Q", file[:8])[0]) + file[8:].replace(key, b" " * len(key))
+    core.open(older)
+    assert np.array_equal(core.refine().binary, refine_record(record, replace(DEFAULT, min_area=0)).binary[0].numpy())
 
 
 @both_presets

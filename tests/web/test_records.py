@@ -109,6 +109,8 @@ def test_text_in_a_prompt_is_only_text(core):
         (with_settings(blur=10**9), "settings are wrong"),
         (with_settings(blur=1.5), "settings are wrong"),
         (with_settings(positive=None), "settings are wrong"),
+        (with_settings(min_area=2), "settings are wrong"),
+        (with_settings(min_area="0"), "settings are wrong"),
         (with_tensors(maps=torch.zeros(0, 2, 4, 16, 16).half()), "do not fit together"),
         (with_tensors(extents=RECORD.extents[1:]), "do not fit together"),
         (with_tensors(extents=RECORD.extents[..., 1:].contiguous()), "do not fit together"),

@@ -21,6 +21,7 @@ const LARGEST_SIDE = 16384;
  * @property {number} blur
  * @property {number} positive
  * @property {number} negative
+ * @property {number} [min_area]
  */
 
 /**
@@ -174,7 +175,8 @@ function checkSettings(settings) {
     within(settings.blur, 0, 16) &&
     Number.isInteger(settings.blur) &&
     within(settings.positive, -1, 1) &&
-    within(settings.negative, -1, 1);
+    within(settings.negative, -1, 1) &&
+    within(settings.min_area ?? 0, 0, 1);
   if (!right) throw new Error("The record's settings are wrong.");
 }
 

@@ -1,5 +1,6 @@
 /** From a record to the instant mask, as `refine_record` in instdiff_core/refine.py. */
 
+import { clean } from "./components.js";
 import { EdgeFilter } from "./edges.js";
 import { Maps, centred, resized, rounded, taps } from "./maps.js";
 import { byAttention, byChange, readAttention, readChange } from "./methods.js";
@@ -19,7 +20,7 @@ const PICTURE_RADIUS = 2;
 /**
  * @typedef {object} InstantMask
  * @property {Float32Array} soft in 0..1; not to be changed
- * @property {Uint8Array} binary 1 where `soft` reaches the threshold
+ * @property {Uint8Array} binary 1 where `soft` reaches the threshold, without specks and holes
  * @property {number} width
  * @property {number} height
  * @property {number} index the number of the index word
@@ -90,11 +91,13 @@ export class Refinery {
     const named = words.length ? words : settings.target;
     const chosen = targetNumbers(this._record.words, named);
     const count = this._count(steps);
-    const soft = this._softWithin(count, chosen, picture);
     const { roles, fits } = this._found(count, chosen, this._group(picture));
     const level = threshold || settings.threshold;
-    const { binary, area } = cutAt(soft, level, this._noiseMask(picture));
     const [height, width] = imageSize;
+    const binary = cutAt(this._soft(count, chosen, picture), level);
+    clean(binary, width, settings.min_area ?? 0);
+    const area = keepWithin(this._noiseMask(picture), binary) / binary.length;
+    const soft = this._softWithin(count, chosen, picture);
     return { soft, binary, width, height, ...roles, fits, area, threshold: level, words: named };
   }
 
@@ -136,22 +139,28 @@ export class Refinery {
   }
 }
 
-/**
- * @param {Float32Array} soft
- * @param {number} threshold
- * @param {Float32Array | undefined} noiseMask outside which nothing is in the mask
- */
-function cutAt(soft, threshold, noiseMask) {
+/** @param {Float32Array} soft @param {number} threshold */
+function cutAt(soft, threshold) {
   const level = Math.fround(threshold);
   const binary = new Uint8Array(soft.length);
-  let area = 0;
-  for (let i = 0; i < soft.length; i++) {
-    if (soft[i] >= level && (!noiseMask || noiseMask[i])) {
-      binary[i] = 1;
-      area++;
-    }
+  for (let i = 0; i < soft.length; i++) binary[i] = soft[i] >= level ? 1 : 0;
+  return binary;
+}
+
+/**
+ * Take what is outside a noise mask, if there is one, out of a mask.
+ *
+ * @param {Float32Array | undefined} noiseMask
+ * @param {Uint8Array} binary
+ * @returns {number} the pixels that are left
+ */
+function keepWithin(noiseMask, binary) {
+  let count = 0;
+  for (let i = 0; i < binary.length; i++) {
+    if (noiseMask && !noiseMask[i]) binary[i] = 0;
+    count += binary[i];
   }
-  return { binary, area: area / soft.length };
+  return count;
 }
 
 /** A picture's red, green and blue, in 0..1. @param {ImageData} picture */
