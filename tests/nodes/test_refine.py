@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from scipy import ndimage
+
+from instdiff_core.refine import PRESETS, refine_record
+from instdiff_core.report import report
 
 NODE = "InstDiffRefineMask"
 
@@ -61,7 +66,7 @@ def test_an_old_graph_and_the_defaults_take_the_settings(host, attention, refine
 
 
 def test_one_of_them_leaves_the_other_to_the_settings(host, attention, refine):
-    settings = host.settings(threshold=0.3, words="grass")
+    settings = host.settings(threshold=0.3, words="grass", min_area=0.0)
     by_threshold = refine(attention=attention, settings=settings, threshold=0.8)
     by_words = refine(attention=attention, settings=settings, words="frog")
     assert "index word 'grass'" in by_threshold[2]
@@ -75,7 +80,7 @@ def test_the_browser_gets_the_record_and_the_settings_before_the_nodes_own(host,
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
     for name in ("maps", "extents", "guide"):
-        assert torch.equal(tensors[name], getattr(attention, name))
+        assert torch.equal(tensors[name], getattr(attention, name).half())
     assert tuple(tensors["sigmas"].tolist()) == pytest.approx(attention.sigmas)
     assert metadata["words"] == ["a", "frog", "on", "the", "grass"]
     assert metadata["scale"] * 16 == attention.image_size[0]
@@ -124,6 +129,27 @@ def test_the_mask_is_still_previewed(attention, refine):
 def test_what_is_wrong_is_said(attention, refine, own, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         refine(attention=attention, **own)
+
+
+@pytest.mark.parametrize("scheduler", ["normal", "simple", "sgm_uniform", "beta", "karras"])
+@pytest.mark.parametrize("steps", [4, 20])
+def test_at_a_denoise_of_a_half_nobody_is_told_to_lower_it_and_far_above_everybody_is(host, latent, scheduler, steps):
+    for denoise, advised in ((0.5, False), (0.8, True)):
+        attention = host.capture(latent, steps=steps, scheduler=scheduler, denoise=denoise)[1]
+        mask = replace(refine_record(attention, PRESETS["default"]), confidence=torch.zeros(1))
+        assert ("denoise" in report(mask, attention, PRESETS["default"])) is advised
+
+
+def test_specks_go_and_holes_are_filled_as_the_settings_say_and_the_soft_mask_keeps_them(host, attention, refine):
+    def made(**changes):
+        found = refine(attention=attention, settings=host.settings(threshold=0.3, words="frog", **changes))
+        sides = found[0].numpy() > 0, found[0].numpy() == 0
+        return found[1], sum(ndimage.label(picture)[1] for side in sides for picture in side)
+
+    soft, pieces = zip(*(made(min_area=part) for part in (0.0, 0.02)), strict=True)
+    assert pieces[1] < pieces[0]
+    assert torch.equal(*soft)
+    assert made()[1] == pieces[1]
 
 
 def test_broken_text_is_refused_before_the_run(host):
