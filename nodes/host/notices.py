@@ -21,7 +21,8 @@ LARGE = 2.5
 
 def warn_of_size(model: Any, latent: Tensor) -> None:
     """Say that a latent ``[B, C, H, W]`` is far larger than what the model was made for, and what to do."""
-    side = NATIVE_SIDES.get(int(model.model.model_config.unet_config["context_dim"]), 256)
+    width_of_prompts: Any = model.model.model_config.unet_config.get("context_dim")
+    side = NATIVE_SIDES.get(width_of_prompts, 256)
     scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
     height, width = latent.shape[-2] * scale, latent.shape[-1] * scale
     if height * width > LARGE * side**2:
