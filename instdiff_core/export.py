@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-import torch
 from safetensors.torch import save
 
 from .evidence import AttentionRecord
@@ -13,16 +12,16 @@ from .refine import MaskSettings
 
 
 def exported(record: AttentionRecord, settings: MaskSettings) -> bytes:
-    """The record as a safetensors file: its tensors by name, with `sigmas` ``[steps]`` float32.
+    """The record as a safetensors file: its tensors by name, with the steps' `weights` in place of their `sigmas`.
 
     `noise_mask`, bool, is there only where the record has one.
     Its metadata are JSON texts: `words`, a list of texts, `scale`, and `settings`.
     """
     tensors = {
-        "maps": record.maps.half().contiguous(),
-        "extents": record.extents.half().contiguous(),
-        "guide": record.guide.half().contiguous(),
-        "sigmas": torch.tensor(record.sigmas, dtype=torch.float32),
+        "maps": record.maps.contiguous(),
+        "extents": record.extents.contiguous(),
+        "guide": record.guide.contiguous(),
+        "weights": record.weights,
     }
     if record.noise_mask is not None:
         tensors["noise_mask"] = record.noise_mask.contiguous()

@@ -228,6 +228,14 @@ def test_a_run_without_negative_prompt(core):
     assert_same(core, replace(record, extents=extents), DEFAULT, make_pictures(record, 1))
 
 
+def test_steps_without_a_prediction_without_prompt_where_others_have_one(core):
+    record = make_record(WORDS, steps=4, seed=13)
+    extents = record.extents.clone()
+    extents[2:, :, ERROR_WITHOUT] = 0
+    for steps in (0, 1, 3):
+        assert_same(core, replace(record, extents=extents), DEFAULT, make_pictures(record, 1), steps=steps)
+
+
 @pytest.mark.parametrize(("subject", "background"), [("cat", "grass"), ("dog", "sand")])
 def test_runs_of_the_mini_model(core, subject, background):
     pixels = compose(np.random.default_rng(5), [subject], background, size=128)[0]

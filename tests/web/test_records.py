@@ -46,7 +46,7 @@ def with_settings(**changes: Any) -> bytes:
 
 def with_tensors(**changes: torch.Tensor) -> bytes:
     tensors = {name: getattr(RECORD, name) for name in ("maps", "extents", "guide")}
-    tensors["sigmas"] = torch.tensor(RECORD.sigmas)
+    tensors["weights"] = RECORD.weights
     return save(tensors | changes, header()["__metadata__"])
 
 
@@ -119,9 +119,9 @@ def test_text_in_a_prompt_is_only_text(core):
         (with_tensors(guide=RECORD.guide[:, :0].contiguous()), "do not fit together"),
         (with_tensors(noise_mask=torch.ones(2, 32, 31, dtype=torch.bool)), "do not fit together"),
         (with_tensors(noise_mask=torch.ones(1, 32, 32, dtype=torch.bool)), "do not fit together"),
-        (with_tensors(sigmas=torch.ones(2)), "do not fit together"),
-        (with_tensors(sigmas=torch.tensor([1.0, 0.0, 1.0])), "noise levels"),
-        (with_tensors(sigmas=torch.tensor([1.0, float("nan"), 1.0])), "noise levels"),
+        (with_tensors(weights=torch.ones(2)), "do not fit together"),
+        (with_tensors(weights=torch.tensor([1.0, -1.0, 1.0])), "weights are wrong"),
+        (with_tensors(weights=torch.tensor([1.0, float("nan"), 1.0])), "weights are wrong"),
     ],
 )  # fmt: skip
 def test_what_is_no_record_is_refused_with_a_sentence(core, file, sentence):

@@ -5,7 +5,6 @@ import { readSafetensors } from "./safetensors.js";
 
 export const [START, FIRST_WORD] = [0, 2];
 export const [CHANGE, ERROR, ERROR_WITHOUT, FIRST_EXTENT] = [0, 1, 2, 3];
-const FULL_NOISE = 2;
 
 /** What the host allows for the side of a picture. */
 const LARGEST_SIDE = 16384;
@@ -26,7 +25,7 @@ const LARGEST_SIDE = 16384;
 
 /**
  * @typedef {import("./safetensors.js").Tensor} Tensor
- * @typedef {Record<"maps" | "extents" | "guide" | "sigmas", Tensor> & { noise_mask?: Tensor }} Tensors
+ * @typedef {Record<"maps" | "extents" | "guide" | "weights", Tensor> & { noise_mask?: Tensor }} Tensors
  */
 
 /** The evidence of a run step by step. Pictures are given by their numbers in the batch; several give their mean. */
@@ -37,7 +36,7 @@ export class AttentionRecord {
    * @param {number} scale the image pixels in one latent pixel
    * @param {MaskSettings} settings
    */
-  constructor({ maps, extents, guide, sigmas, noise_mask: noiseMask }, words, scale, settings) {
+  constructor({ maps, extents, guide, weights, noise_mask: noiseMask }, words, scale, settings) {
     const [height, width] = guide.shape.slice(-2);
     this.words = words;
     this.settings = settings;
@@ -48,8 +47,8 @@ export class AttentionRecord {
     /** Height and width of the picture. @type {[number, number]} */
     this.imageSize = [height * scale, width * scale];
     this._noiseMasks = noiseMask && new Maps(this.batch, height, width, noiseMask.data);
-    this._maps = new RunningMean(maps, sigmas.data.map(() => 1));
-    this._extents = new RunningMean(extents, sigmas.data.map((sigma) => Math.min(sigma, FULL_NOISE) ** 4));
+    this._maps = new RunningMean(maps, weights.data.map(() => 1));
+    this._extents = new RunningMean(extents, weights.data);
     this._guide = new RunningMean({ shape: [1, ...guide.shape], data: guide.data }, Float32Array.of(1));
   }
 
@@ -64,7 +63,7 @@ export class AttentionRecord {
   }
 
   /**
-   * The signals and the words' extents: a mean over the first `steps`, which count by their noise level.
+   * The signals and the words' extents: a mean over the first `steps`, each of which has its weight.
    *
    * @param {number} steps
    * @param {number[]} pictures
@@ -181,7 +180,7 @@ function checkSettings(settings) {
 }
 
 /** @param {Partial<Tensors>} tensors @param {number} words */
-function checkShapes({ maps, extents, guide, sigmas, noise_mask: noiseMask }, words) {
+function checkShapes({ maps, extents, guide, weights, noise_mask: noiseMask }, words) {
   const [steps, batch, , height, width] = maps?.shape ?? [];
   const [, channels, down, across] = guide?.shape ?? [];
   /** @type {[Tensor | undefined, number[]][]} */
@@ -189,12 +188,12 @@ function checkShapes({ maps, extents, guide, sigmas, noise_mask: noiseMask }, wo
     [maps, [steps, batch, FIRST_WORD + words, height, width]],
     [extents, [steps, batch, FIRST_EXTENT + words, height, width]],
     [guide, [batch, channels, down, across]],
-    [sigmas, [steps]],
+    [weights, [steps]],
   ];
   if (noiseMask) expected.push([noiseMask, [batch, down, across]]);
   const fit = expected.every(
     ([tensor, shape]) => String(tensor?.shape) === String(shape) && shape.every((side) => side > 0),
   );
   if (!fit) throw new Error("The record's maps do not fit together.");
-  if (!sigmas?.data.every((sigma) => sigma > 0)) throw new Error("The record's noise levels are wrong.");
+  if (!weights?.data.every((weight) => weight >= 0)) throw new Error("The record's weights are wrong.");
 }
