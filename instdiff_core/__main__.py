@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("diffusers", "transformers", "huggingface_hub"):
             raise
-        parser.error(f'{error.name} is not installed: pip install "instdiffedit[demo]"')
+        parser.error(f'{error.name} is not installed: in the folder of the pack, run pip install -e ".[demo]"')
     except (ValueError, OSError) as error:
         parser.error(" ".join(str(error).split()))
 

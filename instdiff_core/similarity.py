@@ -16,8 +16,9 @@ ORANGE, BLUE = (1.0, 0.6, 0.0), (0.0, 0.4, 1.0)
 def ssim(before: Tensor, after: Tensor) -> Tensor:
     """The structural similarity of two pictures ``[B, H, W, C]`` in 0..1, as a map of their shape.
 
-    1 where they are equal, 0 where they have nothing in common (Wang et al. 2004: Gaussian window
-    of 11 pixels, sigma 1.5). Beyond the border the pictures go on as they end.
+    From -1 to 1: 1 where they are equal, 0 where they have nothing in common, below 0 where one is
+    bright as the other gets dark (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5). Beyond
+    the border the pictures go on as they end.
     """
     away = torch.arange(-5, 6, dtype=torch.float32, device=before.device)
     window = torch.exp(-(away**2) / (2 * 1.5**2))
@@ -37,7 +38,7 @@ def ssim(before: Tensor, after: Tensor) -> Tensor:
 
 
 def ssim_outside(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `ssim` where `mask` ``[B, H, W]`` bool is false, ``[B]``; 1 where it is true everywhere.
+    """The mean of `ssim` where `mask` ``[B, H, W]`` bool is false, ``[B]`` in -1..1; 1 where it is true everywhere.
 
     What is inside the mask has no part in it: there, both are taken to be `before`.
     """

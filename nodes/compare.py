@@ -61,7 +61,8 @@ class CompareEdit(io.ComfyNode):
                 ),
                 io.Float.Output(
                     display_name="ssim_outside",
-                    tooltip="How alike their structure is outside the mask: 1 is equal, 0 has nothing in common.",
+                    tooltip="How alike their structure is outside the mask, from -1 to 1: 1 is equal, 0 has nothing in "
+                    "common, below 0 is reversed.",
                 ),
                 io.String.Output(display_name="report", tooltip="The figures, a line for each picture."),
             ],

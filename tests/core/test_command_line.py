@@ -129,4 +129,4 @@ def test_a_missing_library_comes_with_its_remedy(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(instdiff_core, "pipeline", raising=False)
     monkeypatch.setitem(sys.modules, library, None)
-    assert 'pip install "instdiffedit[demo]"' in refused(["demo"], folder, capsys)
+    assert 'in the folder of the pack, run pip install -e ".[demo]"' in refused(["demo"], folder, capsys)
