@@ -1,0 +1,105 @@
+"""How much the masks depend on each constant of the method "change".
+
+    python -m tests.bench.constants [--scenes 16] [--seed-offset 9000]
+
+Samples the scenes of `scenes.py` once, at half strength, and refines their records again with one constant
+changed at a time. Prints the mean mask IoU with the truth for every value; the first line is that of the
+code as it is. What a constant does to the masks while sampling is therefore not part of the figures. Scenes
+from 0 to 49 of a group are those of the reported results (`tests.bench.masks`): keep away from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instdiff_core import evidence, maps, refine
+from instdiff_core.evidence import AttentionRecord
+from instdiff_core.metrics import iou
+from instdiff_core.pipeline import edit_batch
+from instdiff_core.refine import PRESETS, refine_record
+
+from .masks import BATCH, SAMPLING, Case, load, own_cases
+
+GROUPS = ("one object", "two objects", "small object", "at the border", "low contrast", "phrase", "background")
+"""Those whose scenes have an exact mask."""
+
+
+class Power(int):
+    """Takes the place of `evidence._weight`: a step counts by this power of its noise level."""
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        return sigma.clamp(max=evidence.FULL_NOISE) ** int(self)
+
+
+VARIATIONS: Sequence[tuple[ModuleType, str, Sequence[Any]]] = (
+    (refine, "FITS", (0.8, 0.85, 0.95, 1.0)),
+    (refine, "CONTRADICTS", (1.0, 1.1, 1.3, 1.5)),
+    (refine, "FITTING", (0.97, 1.0, 1.06, 1.1)),
+    (refine, "SALIENT", (0.3, 0.4, 0.6, 0.7)),
+    (refine, "PICTURE_RADIUS", (1, 3, 4)),
+    (maps, "EDGE", (0.001, 0.003, 0.03, 0.1)),
+    (maps, "LEVELS", (64, 128, 512)),
+    (evidence, "FULL_NOISE", (1.0, 1.5, 3.0, 15.0)),
+    (evidence, "_weight", tuple(map(Power, (1, 2, 3, 6)))),
+)
+
+
+def sampled(count: int, offset: int) -> list[tuple[Case, AttentionRecord]]:
+    """Every case with the record of its sampling."""
+    model = load(None)
+    cases = list(own_cases(GROUPS, count, offset))
+    found = []
+    for start in range(0, len(cases), BATCH):
+        batch = cases[start : start + BATCH]
+        edits = edit_batch(
+            model,
+            [case.scene.picture for case in batch],
+            [case.scene.prompt for case in batch],
+            seeds=[case.seed for case in batch],
+            **{**SAMPLING, "finish_strength": 0.0},
+        )
+        found += [(case, edit.record) for case, edit in zip(batch, edits, strict=True)]
+        print(f"{len(found)} of {len(cases)} scenes sampled", flush=True)
+    return found
+
+
+def mean_iou(records: Sequence[tuple[Case, AttentionRecord]]) -> dict[str, float]:
+    """By group, and under "all" over all scenes, of the masks that the records give now."""
+    scores: dict[str, list[float]] = {group: [] for group in GROUPS}
+    for case, record in records:
+        assert case.scene.truth is not None
+        picture = torch.tensor(case.scene.picture).movedim(-1, 0)[None].float() / 255
+        mask = refine_record(record, PRESETS["default"], picture=picture).binary[0].numpy()
+        scores[case.group].append(iou(mask, case.scene.truth))
+    means = {group: float(np.mean(values)) for group, values in scores.items()}
+    return {"all": float(np.mean([value for values in scores.values() for value in values])), **means}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.constants", description=__doc__)
+    parser.add_argument("--scenes", type=int, default=16, help="of each group; default: 16")
+    parser.add_argument("--seed-offset", type=int, default=9000, help="number of the first scene; default: 9000")
+    options = parser.parse_args()
+    records = sampled(options.scenes, options.seed_offset)
+    print(f"{'':24}" + "".join(f"{name:>14}" for name in ("all", *GROUPS)))
+
+    def line(name: str) -> None:
+        print(f"{name:24}" + "".join(f"{value:14.3f}" for value in mean_iou(records).values()), flush=True)
+
+    line("as it is")
+    for module, name, values in VARIATIONS:
+        for value in values:
+            with patch.object(module, name, value):
+                line(f"{name} {value}")
+
+
+if __name__ == "__main__":
+    main()
