@@ -17,7 +17,7 @@ LARGEST_MATRIX = 2**22
 
 
 def downscale_to_read(latent_size: tuple[int, int], downscales: Iterable[int]) -> int:
-    """Which of the U-Net's downscalings that have cross-attention has its grid nearest to 16x16 (algorithm.md, 2b).
+    """Which of the U-Net's downscalings that have cross-attention has its grid nearest to 16x16 (docs/method.md, 2.1).
 
     An object fills as many cells in a small picture as in a large one, so the number of cells is
     what counts: 1/4 of the latent for 512 px and SD 1.5, 1/2 for 256 px. Raises ``ValueError``
@@ -35,7 +35,7 @@ def word_maps(q: Tensor, k: Tensor, heads: int, matrix: Tensor, grid: tuple[int,
 
     `q` ``[B, h*w, heads*d]`` and `k` ``[B, L, heads*d]`` as the attention layer projects them, of
     any float type; `matrix` ``[L, 2 + words]`` from `PromptWords.matrix`; `grid` is ``(h, w)``.
-    Returns ``[B, 2 + words, h, w]`` float32, probabilities (algorithm.md, 2b and 2c).
+    Returns ``[B, 2 + words, h, w]`` float32, probabilities (docs/method.md, 2).
     """
     return rearrange(_probabilities(q, k, heads) @ matrix, "b (h w) m -> b m h w", h=grid[0])
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def keep_original(mask: Tensor, edited: Tensor, original: Tensor) -> Tensor:
-    """`edited` inside the mask, `original` outside it (algorithm.md, 2i).
+    """`edited` inside the mask, `original` outside it (docs/method.md, 7).
 
     `edited` and `original` ``[B, C, H, W]`` must be at the same noise level: both clean, or
     `original` noised by the host's or the scheduler's own scaling to exactly the level of

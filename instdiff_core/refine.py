@@ -269,7 +269,7 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings) ->
 
 
 def _by_attention(evidence: Evidence, chosen: list[int], settings: MaskSettings) -> Found:
-    """The published method; the words get their roles from the first step (algorithm.md, 2d to 2h)."""
+    """The published method; the words get their roles from the first step (docs/method.md, 4)."""
     size = evidence.guide.shape[-2], evidence.guide.shape[-1]
     roles = _roles(*_prepared(evidence.first, size), chosen, settings)
     _, words = _prepared(evidence.maps, size)
@@ -280,7 +280,7 @@ def _by_attention(evidence: Evidence, chosen: list[int], settings: MaskSettings)
 
 
 def _prepared(maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The rough foreground ``[B, H, W]`` and the word maps ``[B, words, H, W]``, each in 0..1 (algorithm.md, 2d)."""
+    """The rough foreground ``[B, H, W]`` and the word maps ``[B, words, H, W]``, each in 0..1 (docs/method.md, 4.1)."""
     maps = torch.nan_to_num(maps, 0.0, 0.0, 0.0)
     start = maps[:, START : START + 1]
     maps = torch.cat([start.amax((-2, -1), keepdim=True) - start, maps[:, FIRST_WORD:]], 1)
@@ -290,7 +290,7 @@ def _prepared(maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def _roles(rough: Tensor, word_maps: Tensor, chosen: list[int], settings: MaskSettings) -> WordRoles:
-    """Index word and weights by cosine similarity (algorithm.md, 2e and 2f)."""
+    """Index word and weights by cosine similarity (docs/method.md, 4.2 and 4.3)."""
     reference, words = (functional.normalize(maps.flatten(-2), dim=-1, eps=TINY) for maps in (rough, word_maps))
     likeness = torch.einsum("bn,bwn->bw", reference, words)
     # number by number: a list as an index would be copied to the device, which waits for it

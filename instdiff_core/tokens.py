@@ -58,7 +58,7 @@ class PromptWords:
     def matrix(self, length: int, device: torch.device | str = "cpu") -> Tensor:
         """``[length, 2 + words]`` float32: probabilities times this give start, end and word maps.
 
-        A word's map is the mean over its columns (algorithm.md, 2c). A context that the host
+        A word's map is the mean over its columns (docs/method.md, 2.2). A context that the host
         repeated to match a longer one (`length` a multiple of ours) is folded by summing.
         Raises ``ValueError`` when `length` is no multiple of the prompt's own length.
         """

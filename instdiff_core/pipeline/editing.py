@@ -64,7 +64,7 @@ class Edit:
 
 
 def edit(model: EditModel, picture: Picture, prompt: str, *, seed: int = 0, **settings: Any) -> Edit:
-    """Make `picture` show what the edit prompt says, and change it only where that is (algorithm.md).
+    """Make `picture` show what the edit prompt says, and change it only where that is (docs/method.md).
 
     `settings` are those of `edit_batch`, which says what is raised. The same seed gives the same result.
     """

@@ -104,7 +104,7 @@ def both():
     return changed((DOG, 1.3), (BALL, 0.8))
 
 
-# ---- the paper's steps, in plain numpy (algorithm.md, 2d to 2h) ----
+# ---- the paper's steps, in plain numpy (docs/method.md, 4) ----
 
 
 def resize_matrix(old, new):
