@@ -1,10 +1,18 @@
 /** Puts the mask editor on every Refine Instant Mask, and connects it to the node's inputs and runs. */
 
+// @ts-ignore: the host's own modules, which come without types
 import { api } from "../../scripts/api.js";
+// @ts-ignore
 import { app } from "../../scripts/app.js";
 import { loadRun, readReferences } from "./run_output.js";
 import { MaskEditor } from "./widget/mask_editor.js";
 import { textsFor } from "./widget/texts.js";
+
+/**
+ * @typedef {any} HostNode a node of the host
+ * @typedef {{ name: keyof Choice, value: unknown, callback?: Function }} Widget an input of it
+ * @typedef {import("./widget/mask_editor.js").Choice} Choice
+ */
 
 /** What the editor needs, and what a new node gets. */
 const LEAST_HEIGHT = 380;
@@ -13,14 +21,21 @@ const SIZE = [420, 640];
 /** Where the references to the latest run are kept in a saved workflow. */
 const PROPERTY = "instdiff_record";
 
-/** How the editor's choices are written in the node's inputs. */
+/** The value of an input, which other nodes may set, as a number. */
+const toNumber = (/** @type {unknown} */ value) => Number(value) || 0;
+
+/**
+ * How the editor's choices are written in the node's inputs.
+ *
+ * @type {{ [name in keyof Choice]: { read(value: unknown): Choice[name], write(choice: Choice): unknown } }}
+ */
 const INPUTS = {
-  threshold: { read: (value) => Number(value) || 0, write: (threshold) => threshold },
+  threshold: { read: toNumber, write: ({ threshold }) => threshold },
   words: {
     read: (value) => String(value ?? "").split(",").map((word) => word.trim()).filter(Boolean),
-    write: (words) => words.join(", "),
+    write: ({ words }) => words.join(", "),
   },
-  steps: { read: (value) => Number(value) || 0, write: (steps) => steps },
+  steps: { read: toNumber, write: ({ steps }) => steps },
 };
 
 /** The canvas' own handlers: with the middle button it is moved from here too. */
@@ -35,15 +50,17 @@ app.registerExtension({
     document.head.append(style);
     api.addEventListener("execution_success", noteChange); // else a reload would not know of the run
   },
-  nodeCreated(node) {
+  nodeCreated(/** @type {HostNode} */ node) {
     if (node.constructor.comfyClass === "InstDiffRefineMask") mount(node);
   },
 });
 
 let mounted = 0;
 
+/** @param {HostNode} node */
 function mount(node) {
-  const widgets = Object.keys(INPUTS).map((name) => node.widgets.find((widget) => widget.name === name));
+  /** @type {Widget[]} */
+  const widgets = node.widgets.filter((/** @type {Widget} */ { name }) => name in INPUTS);
   const editor = new MaskEditor(textsFor(app.extensionManager.setting.get("Comfy.Locale")), {
     onChange: (choice) => write(node, widgets, choice),
     onCommit: noteChange,
@@ -78,7 +95,7 @@ function mount(node) {
     sync();
     load();
   });
-  after(node, "onExecuted", (output) => {
+  after(node, "onExecuted", (/** @type {any} */ output) => {
     node.properties[PROPERTY] = readReferences(output?.instdiff_record?.[0]);
     load();
   });
@@ -86,13 +103,23 @@ function mount(node) {
   keepEvents(editor.element);
 }
 
+/**
+ * @param {Widget[]} widgets
+ * @returns {Choice}
+ */
 function read(widgets) {
-  return Object.fromEntries(widgets.map(({ name, value }) => [name, INPUTS[name].read(value)]));
+  const values = widgets.map(({ name, value }) => [name, INPUTS[name].read(value)]);
+  return /** @type {Choice} */ (Object.fromEntries(values));
 }
 
+/**
+ * @param {HostNode} node
+ * @param {Widget[]} widgets
+ * @param {Choice} choice
+ */
 function write(node, widgets, choice) {
   for (const widget of widgets) {
-    const value = INPUTS[widget.name].write(choice[widget.name]);
+    const value = INPUTS[widget.name].write(choice);
     if (widget.value === value) continue;
     widget.value = value;
     widget.callback?.(value, app.canvas, node);
@@ -100,10 +127,15 @@ function write(node, widgets, choice) {
   node.setDirtyCanvas(true);
 }
 
-/** Those of the editor's inputs that another node sets. */
+/**
+ * Those of the editor's inputs that another node sets.
+ *
+ * @param {HostNode} node
+ */
 function linked(node) {
-  const names = (node.inputs ?? []).filter(({ link }) => link != null).map(({ widget }) => widget?.name);
-  return Object.keys(INPUTS).filter((name) => names.includes(name));
+  const inputs = /** @type {{ link: unknown, widget?: Widget }[]} */ (node.inputs ?? []);
+  const names = inputs.filter(({ link }) => link != null).map(({ widget }) => widget?.name);
+  return /** @type {(keyof Choice)[]} */ (Object.keys(INPUTS)).filter((name) => names.includes(name));
 }
 
 /** Makes what happened since the last call one step for undo. */
@@ -112,29 +144,38 @@ function noteChange() {
   app.canvas.emitAfterChange();
 }
 
+/**
+ * @param {import("./run_output.js").Reference} reference
+ * @returns {Promise<Response>}
+ */
 function fetchFile(reference) {
   return api.fetchApi(`/view?${new URLSearchParams(reference)}`);
 }
 
-/** Keeps what is done in the editor from the canvas behind it, except what is meant for that. */
+/**
+ * Keeps what is done in the editor from the canvas behind it, except what is meant for that.
+ *
+ * @param {HTMLElement} element
+ */
 function keepEvents(element) {
   element.addEventListener("keydown", (event) => {
+    const target = /** @type {HTMLInputElement} */ (event.target);
     const command = event.ctrlKey || event.metaKey;
     if (!command) event.stopPropagation();
     // the host leaves undo in an input to the browser, which has none for sliders
-    if (command && event.target.type === "range" && ["z", "y"].includes(event.key.toLowerCase())) {
+    if (command && target.type === "range" && ["z", "y"].includes(event.key.toLowerCase())) {
       const redo = event.shiftKey || event.key.toLowerCase() === "y";
       app.extensionManager.command.execute(redo ? "Comfy.Redo" : "Comfy.Undo");
     }
   });
   for (const [name, method] of Object.entries(PANNING)) {
-    element.addEventListener(name, (event) => {
+    element.addEventListener(/** @type {keyof typeof PANNING} */ (name), (event) => {
       const middle = name === "pointermove" ? event.buttons & 4 : event.button === 1;
       if (middle) app.canvas[method](event);
     });
   }
   element.addEventListener("wheel", (event) => {
-    const list = event.target.closest(".instdiff-words");
+    const list = /** @type {Element} */ (event.target).closest(".instdiff-words");
     if (list && list.scrollHeight > list.clientHeight && !event.ctrlKey) {
       event.stopPropagation();
       return;
@@ -145,10 +186,16 @@ function keepEvents(element) {
   });
 }
 
-/** Calls `action` after the method or callback `name` of `owner`, with the same arguments. */
+/**
+ * Calls `action` after the method or callback `name` of `owner`, with the same arguments.
+ *
+ * @param {any} owner
+ * @param {string} name
+ * @param {Function} action
+ */
 function after(owner, name, action) {
   const before = owner[name];
-  owner[name] = function (...values) {
+  owner[name] = /** @this {unknown} */ function (/** @type {unknown[]} */ ...values) {
     const result = before?.apply(this, values);
     action(...values);
     return result;

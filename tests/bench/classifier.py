@@ -181,7 +181,8 @@ def train(pictures: int = 3000, coded: int = 480, epochs: int = 12) -> Classifie
     large, large_labels = examples(rng, coded, CODED_SIZE)
     cuts = _pixels(np.concatenate([_softened(rng, plain), _halved(autoencoder()(large))]))
     targets = torch.from_numpy(np.concatenate([labels, large_labels]))
-    model = Classifier().to(memory_format=torch.channels_last)
+    model = Classifier()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
     batch, steps = 64, epochs * (len(cuts) // 64)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)

@@ -23,10 +23,11 @@ from torch import Tensor
 from instdiff_core import evidence, maps, refine
 from instdiff_core.evidence import AttentionRecord
 from instdiff_core.metrics import iou
-from instdiff_core.pipeline import edit_batch
+from instdiff_core.pipeline import edit_batch, load_mini
 from instdiff_core.refine import PRESETS, refine_record
 
-from .masks import BATCH, SAMPLING, Case, load, own_cases
+from .common import device
+from .masks import BATCH, SAMPLING, Case, own_cases
 
 GROUPS = ("one object", "two objects", "small object", "at the border", "low contrast", "phrase", "background")
 """Those whose scenes have an exact mask."""
@@ -54,7 +55,7 @@ VARIATIONS: Sequence[tuple[ModuleType, str, Sequence[Any]]] = (
 
 def sampled(count: int, offset: int) -> list[tuple[Case, AttentionRecord]]:
     """Every case with the record of its sampling."""
-    model = load(None)
+    model = load_mini(device())
     cases = list(own_cases(GROUPS, count, offset))
     found = []
     for start in range(0, len(cases), BATCH):

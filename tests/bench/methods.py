@@ -82,7 +82,8 @@ class _Decided(MaskSession):
 
 def _fixed(model: EditModel, masks: Sequence[NDArray[np.bool_]]) -> Callable[..., MaskSession]:
     """Makes the sessions of pictures with these masks."""
-    size = tuple(side // model.scale for side in model.working_size(*masks[0].shape))
+    height, width = model.working_size(*masks[0].shape)
+    size = (height // model.scale, width // model.scale)
     return lambda number, *session: _Fixed(masks[number], size, model.device, *session)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, FloatRect, Locator, Page
+    from playwright.sync_api import Browser, ConsoleMessage, FloatRect, Locator, Page, ViewportSize
 
     from tests.live.conftest import Run, Server
 
@@ -28,7 +28,7 @@ SETTINGS = {
     "Comfy.Locale": "en",
     "Comfy.ColorPalette": "dark",
 }
-WINDOW = {"width": 1600, "height": 1000}
+WINDOW: ViewportSize = {"width": 1600, "height": 1000}
 EDGE = 12
 """Pixels around a node in its picture."""
 PATIENCE = 60_000

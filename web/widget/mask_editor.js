@@ -9,7 +9,7 @@ const MOST_ACTING = 5;
 /**
  * @typedef {{ threshold: number, words: string[], steps: number }} Choice
  *   What the user chose; 0 and no words: as the settings have it, all steps.
- * @typedef {{ words: string[], steps: number, batch: number }} Record
+ * @typedef {{ words: string[], steps: number, batch: number }} RunRecord
  * @typedef {import("./picture.js").Mask & {
  *   index: number, weights: Int8Array, fits: boolean, area: number, threshold: number, words: string[]
  * }} Refined
@@ -17,6 +17,8 @@ const MOST_ACTING = 5;
  *   refine(choice: Choice, picture: number): Refined,
  *   wordsAt(x: number, y: number, steps: number, picture: number): { number: number, value: number }[]
  * }} Refinery
+ * @typedef {{ record: RunRecord, pictures: ImageData[], refinery: Refinery }} Run
+ * @typedef {import("./picture.js").Place} Place
  */
 
 /** Shows the mask of a run, and lets the user change what it is made from. */
@@ -32,10 +34,16 @@ export class MaskEditor {
     this._onCommit = onCommit;
     /** @type {Choice} */
     this._choice = { threshold: 0, words: [], steps: 0 };
+    /** @type {(keyof Choice)[]} */
     this._fixed = [];
+    /** @type {Run | null} */
     this._run = null;
+    /** @type {Refined | null} */
+    this._mask = null;
     this._number = 0;
+    /** @type {Place | null} */
     this._place = null;
+    this._scheduled = 0;
 
     this._picture = new Picture(texts, (place, byKeyboard) => this._point(place, byKeyboard));
     this._readout = new Readout(texts);
@@ -72,7 +80,7 @@ export class MaskEditor {
   /**
    * Show a run; null: there is none.
    *
-   * @param {{ record: Record, pictures: ImageData[], refinery: Refinery } | null} run
+   * @param {Run | null} run
    */
   show(run) {
     const words = this._run?.record.words;
@@ -104,6 +112,11 @@ export class MaskEditor {
     this._picture.dispose();
   }
 
+  /**
+   * @param {string} label
+   * @param {Record<string, string>} limits
+   * @param {"threshold" | "steps"} name
+   */
   _slider(label, limits, name) {
     const input = make("input", { type: "range", ...limits });
     const value = make("span", { class: "instdiff-value", "aria-hidden": "true" }); // the slider says it itself
@@ -118,14 +131,19 @@ export class MaskEditor {
     return { row, input, value };
   }
 
-  /** The last step stands for all of them, also in a longer run. */
+  /**
+   * The last step stands for all of them, also in a longer run.
+   *
+   * @param {"threshold" | "steps"} name
+   * @param {number} value
+   */
   _valueOf(name, value) {
-    return name === "steps" && value === this._run.record.steps ? 0 : value;
+    return name === "steps" && value === this._run?.record.steps ? 0 : value;
   }
 
   _pager() {
     const value = make("span", { role: "status" });
-    const turn = (by) => {
+    const turn = (/** @type {number} */ by) => {
       this._number += by;
       this._schedule();
     };
@@ -134,29 +152,41 @@ export class MaskEditor {
     return { row: make("div", { class: "instdiff-row" }, previous, value, next), previous, next, value };
   }
 
+  /** @param {Partial<Choice>} part */
   _commit(part) {
     this._change(part);
     this._onCommit();
   }
 
+  /** @param {Partial<Choice>} part */
   _change(part) {
     this._choice = { ...this._choice, ...part };
     this._onChange(this._choice);
     this._schedule();
   }
 
-  /** Name a word or no longer name it; one starts from what the settings name. */
+  /**
+   * Name a word or no longer name it; one starts from what the settings name.
+   *
+   * @param {number} number
+   */
   _toggle(number) {
+    if (!this._run || !this._mask) return;
     const word = this._run.record.words[number];
     const named = this._choice.words.length ? this._choice.words.filter((name) => this._knows(name)) : this._mask.words;
     const others = named.filter((name) => !same(name, word));
     this._commit({ words: others.length < named.length ? others : [...named, word] });
   }
 
+  /** @param {string} name */
   _knows(name) {
-    return this._run.record.words.some((word) => same(word, name));
+    return Boolean(this._run?.record.words.some((word) => same(word, name)));
   }
 
+  /**
+   * @param {Place | null} place
+   * @param {boolean} byKeyboard
+   */
   _point(place, byKeyboard) {
     this._place = place;
     this._readOut(byKeyboard);
@@ -166,48 +196,59 @@ export class MaskEditor {
   _schedule() {
     this._scheduled ||= requestAnimationFrame(() => {
       this._scheduled = 0;
-      if (this._run) this._render();
+      if (this._run) this._render(this._run);
     });
   }
 
-  _render() {
-    const { record, pictures, refinery } = this._run;
+  /** @param {Run} run */
+  _render({ record, pictures, refinery }) {
     const words = this._choice.words.filter((name) => this._knows(name));
-    this._mask = refinery.refine({ ...this._choice, words }, this._number);
-    this._picture.show(this._mask, pictures[Math.min(this._number, pictures.length - 1)]);
-    this._renderWords(record);
-    this._renderThreshold();
+    const mask = refinery.refine({ ...this._choice, words }, this._number);
+    this._mask = mask;
+    this._picture.show(mask, pictures[Math.min(this._number, pictures.length - 1)]);
+    this._renderWords(record, mask);
+    this._renderThreshold(mask);
     this._renderSteps(record);
     this._renderPages(record);
     this._readOut(false);
   }
 
-  _renderWords(record) {
-    const { words, area } = this._mask;
+  /**
+   * @param {RunRecord} record
+   * @param {Refined} mask
+   */
+  _renderWords(record, mask) {
+    const { words, area } = mask;
     const fixed = this._fixed.includes("words");
     const named = record.words.map((word) => words.some((name) => same(name, word)));
-    this._words.update(this._mask, named, fixed);
-    this._origin.textContent = this._originOf(this._mask);
+    this._words.update(mask, named, fixed);
+    this._origin.textContent = this._originOf(record, mask);
     this._forget.hidden = fixed || !this._choice.words.length;
     this._area.textContent = this._texts.area((area * 100).toFixed(1));
   }
 
-  _originOf({ words, fits }) {
+  /**
+   * @param {RunRecord} record
+   * @param {Refined} mask
+   */
+  _originOf(record, { words, fits }) {
     const unknown = this._choice.words.find((name) => !this._knows(name));
-    if (unknown !== undefined) return this._texts.unknown(unknown, nearest(unknown, this._run.record.words));
+    if (unknown !== undefined) return this._texts.unknown(unknown, nearest(unknown, record.words));
     if (this._choice.words.length) return this._texts.named;
     if (words.length) return this._texts.namedInSettings;
     return fits ? this._texts.fits : this._texts.foundByItself;
   }
 
-  _renderThreshold() {
+  /** @param {Refined} mask */
+  _renderThreshold({ threshold }) {
     const { input, value } = this._threshold;
-    input.value = String(this._mask.threshold);
-    value.textContent = this._mask.threshold.toFixed(2);
+    input.value = String(threshold);
+    value.textContent = threshold.toFixed(2);
     input.disabled = this._fixed.includes("threshold");
     this._reset.disabled = input.disabled || !this._choice.threshold;
   }
 
+  /** @param {RunRecord} record */
   _renderSteps(record) {
     const { input, value } = this._steps;
     const step = Math.min(this._choice.steps || record.steps, record.steps);
@@ -218,6 +259,7 @@ export class MaskEditor {
     input.disabled = this._fixed.includes("steps") || record.steps === 1;
   }
 
+  /** @param {RunRecord} record */
   _renderPages(record) {
     const { row, previous, next, value } = this._pages;
     row.hidden = record.batch === 1;
@@ -226,7 +268,9 @@ export class MaskEditor {
     next.disabled = this._number === record.batch - 1;
   }
 
+  /** @param {boolean} aloud */
   _readOut(aloud) {
+    if (!this._run) return;
     const { record, refinery } = this._run;
     const words = this._place ? refinery.wordsAt(...this._place, this._choice.steps, this._number) : [];
     const acting = words.slice(0, MOST_ACTING).filter(({ value }) => value > 0);
@@ -235,13 +279,23 @@ export class MaskEditor {
   }
 }
 
+/**
+ * @param {string} text
+ * @param {() => void} onClick
+ * @param {string} [label]
+ */
 function button(text, onClick, label = text) {
   const element = make("button", { type: "button", "aria-label": label, title: label }, text);
   element.addEventListener("click", onClick);
   return element;
 }
 
-/** Case does not count. */
+/**
+ * Case does not count.
+ *
+ * @param {string} word
+ * @param {string} other
+ */
 function same(word, other) {
   return folded(word) === folded(other);
 }

@@ -11,7 +11,13 @@ const LINE = 1.5;
 /** Arrow presses that cross the picture; with Shift an eighth of them. */
 const STRIDES = 64;
 
-/** @typedef {{ binary: Uint8Array, soft: Float32Array, width: number, height: number }} Mask */
+/** @type {Record<string, Place>} */
+const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+/**
+ * @typedef {{ binary: Uint8Array, soft: Float32Array, width: number, height: number }} Mask
+ * @typedef {[number, number]} Place
+ */
 
 /**
  * The picture with its mask, and the place on it that the user points at.
@@ -22,7 +28,7 @@ const STRIDES = 64;
 export class Picture {
   /**
    * @param {import("./texts.js").Texts} texts
-   * @param {(place: [number, number] | null, byKeyboard: boolean) => void} onPoint
+   * @param {(place: Place | null, byKeyboard: boolean) => void} onPoint
    *   called with image pixels, or with null where the user points at nothing
    */
   constructor(texts, onPoint) {
@@ -38,7 +44,12 @@ export class Picture {
     this.element = make("div", { class: "instdiff-stage" }, this._frame);
     this._base = document.createElement("canvas");
     this._overlay = document.createElement("canvas");
+    /** @type {ImageData | null} */
+    this._image = null;
+    this._dimmed = CLEAR;
+    /** @type {Mask | null} */
     this._mask = null;
+    /** @type {Place | null} */
     this._place = null;
 
     this._frame.addEventListener("pointermove", (event) => this._point(this._placeOf(event), false));
@@ -61,7 +72,7 @@ export class Picture {
     if (image !== this._image) {
       this._image = image;
       Object.assign(this._base, { width: mask.width, height: mask.height });
-      this._base.getContext("2d").putImageData(image, 0, 0);
+      contextOf(this._base).putImageData(image, 0, 0);
     }
     if (resized) this._point(null, false);
     resized ? this._fit() : this._paint();
@@ -85,16 +96,22 @@ export class Picture {
   }
 
   _paint() {
+    if (!this._mask) return;
     const { width, height } = this._canvas;
     const drawn = overlay(this._mask, width, height, Math.round(LINE * devicePixelRatio), this._dimmed);
     Object.assign(this._overlay, { width, height });
-    this._overlay.getContext("2d").putImageData(drawn, 0, 0);
-    const context = this._canvas.getContext("2d");
+    contextOf(this._overlay).putImageData(drawn, 0, 0);
+    const context = contextOf(this._canvas);
     context.drawImage(this._base, 0, 0, width, height);
     context.drawImage(this._overlay, 0, 0);
   }
 
+  /**
+   * @param {PointerEvent} event
+   * @returns {Place | null}
+   */
   _placeOf(event) {
+    if (!this._mask) return null;
     const box = this._frame.getBoundingClientRect();
     const { width, height } = this._mask;
     return [
@@ -103,9 +120,10 @@ export class Picture {
     ];
   }
 
+  /** @param {KeyboardEvent} event */
   _onKey(event) {
-    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
+    const move = MOVES[event.key];
+    if (!this._mask || !move || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     const { width, height } = this._mask;
     const stride = Math.max(1, Math.round(Math.max(width, height) / STRIDES)) * (event.shiftKey ? 8 : 1);
@@ -113,11 +131,15 @@ export class Picture {
     this._point([clamp(x + move[0] * stride, 0, width - 1), clamp(y + move[1] * stride, 0, height - 1)], true);
   }
 
+  /**
+   * @param {Place | null} place
+   * @param {boolean} byKeyboard
+   */
   _point(place, byKeyboard) {
     if (!place && !this._place) return;
     this._place = place;
     this._cursor.hidden = !byKeyboard;
-    if (place) {
+    if (place && this._mask) {
       this._cursor.style.left = `${((place[0] + 0.5) / this._mask.width) * 100}%`;
       this._cursor.style.top = `${((place[1] + 0.5) / this._mask.height) * 100}%`;
     }
@@ -128,6 +150,12 @@ export class Picture {
 /**
  * What lies over a picture of `width` x `height`: nothing inside the mask, `dimmed` outside, and
  * between them a light and a dark line, each `line` pixels wide.
+ *
+ * @param {Mask} mask
+ * @param {number} width
+ * @param {number} height
+ * @param {number} line
+ * @param {number} dimmed
  */
 function overlay(mask, width, height, line, dimmed) {
   const inside = enlarged(mask, width, height);
@@ -151,6 +179,11 @@ function overlay(mask, width, height, line, dimmed) {
   return image;
 }
 
+/**
+ * @param {Mask} mask
+ * @param {number} width
+ * @param {number} height
+ */
 function enlarged(mask, width, height) {
   const inside = new Uint8Array(width * height);
   const columns = Uint32Array.from({ length: width }, (_, x) => Math.floor(((x + 0.5) * mask.width) / width));
@@ -161,6 +194,7 @@ function enlarged(mask, width, height) {
   return inside;
 }
 
+/** @param {Mask} mask */
 function grey(mask) {
   const image = new ImageData(mask.width, mask.height);
   const pixels = new Uint32Array(image.data.buffer);
@@ -168,6 +202,16 @@ function grey(mask) {
   return image;
 }
 
+/** @param {HTMLCanvasElement} canvas */
+function contextOf(canvas) {
+  return /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+}
+
+/**
+ * @param {number} value
+ * @param {number} least
+ * @param {number} most
+ */
 function clamp(value, least, most) {
   return Math.min(most, Math.max(least, value));
 }

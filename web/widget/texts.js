@@ -1,3 +1,19 @@
+/**
+ * @typedef {Record<
+ *   "editor" | "waiting" | "picture" | "point" | "words" | "foundByItself" | "fits" | "named"
+ *   | "namedInSettings" | "forget" | "with" | "against" | "index" | "threshold" | "reset" | "step"
+ *   | "previous" | "next",
+ *   string
+ * > & {
+ *   unknown: (word: string, near: string | undefined) => string,
+ *   area: (percent: string) => string,
+ *   acting: (word: string, percent: number) => string,
+ *   stepOf: (step: number, steps: number) => string,
+ *   pictureOf: (number: number, count: number) => string,
+ * }} Texts
+ */
+
+/** @type {Texts} */
 const ENGLISH = {
   editor: "Instant mask",
   waiting: "Queue the workflow to see the mask here.",
@@ -24,6 +40,7 @@ const ENGLISH = {
   pictureOf: (number, count) => `Picture ${number} of ${count}`,
 };
 
+/** @type {Texts} */
 const CHINESE = {
   editor: "即时遮罩",
   waiting: "运行工作流后，遮罩会显示在这里。",
@@ -49,8 +66,6 @@ const CHINESE = {
   next: "下一张图像",
   pictureOf: (number, count) => `第 ${number} 张，共 ${count} 张`,
 };
-
-/** @typedef {typeof ENGLISH} Texts */
 
 /**
  * The widget's texts in the language of a locale such as "en" or "zh"; English where it is unknown.

@@ -1,5 +1,6 @@
 import { make } from "./dom.js";
 
+/** @type {Record<number, string>} */
 const SIGNS = { "1": "+", "0": "", "-1": "−" };
 
 /** The words of the edit prompt as buttons: one stop for Tab, arrow keys move within. */
@@ -10,7 +11,9 @@ export class Words {
    */
   constructor(texts, onToggle) {
     this._texts = texts;
+    /** @type {{ button: HTMLButtonElement, sign: HTMLElement, role: HTMLElement }[]} */
     this._chips = [];
+    this._current = 0;
     this.element = make("div", {
       class: "instdiff-words",
       role: "toolbar",
@@ -67,11 +70,16 @@ export class Words {
     this._chips.forEach(({ button }, number) => button.toggleAttribute("data-acting", numbers.includes(number)));
   }
 
+  /** @param {EventTarget | null} target */
   _numberOf(target) {
-    return this._chips.findIndex(({ button }) => button.contains(target));
+    return this._chips.findIndex(({ button }) => button.contains(/** @type {Node | null} */ (target)));
   }
 
-  /** Make a word the one that Tab comes to. */
+  /**
+   * Make a word the one that Tab comes to.
+   *
+   * @param {number} number
+   */
   _enter(number) {
     if (!this._chips[number]) return;
     this._chips[this._current]?.button.setAttribute("tabindex", "-1");
@@ -79,14 +87,17 @@ export class Words {
     this._current = number;
   }
 
+  /** @param {KeyboardEvent} event */
   _onKey(event) {
     const last = this._chips.length - 1;
-    const number = {
+    /** @type {Record<string, number>} */
+    const places = {
       ArrowLeft: Math.max(0, this._current - 1),
       ArrowRight: Math.min(last, this._current + 1),
       Home: 0,
       End: last,
-    }[event.key];
+    };
+    const number = places[event.key];
     if (number === undefined) return;
     event.preventDefault();
     this._chips[number].button.focus();
