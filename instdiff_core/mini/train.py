@@ -2,17 +2,10 @@
 
     python -m instdiff_core.mini.train autoencoder --work DIR
     python -m instdiff_core.mini.train unet --work DIR
-    python -m instdiff_core.mini.train corpus --work DIR --artwork DIR --clip CLIP_TOKENIZER_FOLDER
-    python -m instdiff_core.mini.train sheet --work DIR --clip CLIP_TOKENIZER_FOLDER
 
 Each stage writes checkpoints to DIR, goes on from the newest one when started again, prints its
 loss, and at its end writes its part of the model into this folder. Runs on a GPU where there is
 one, else on the CPU. README.md in this folder holds the figures of the run that is shipped.
-
-"corpus" goes on from the shipped U-Net, on the larger world of `corpus.py` and with one sink for the
-attention: start, end and pads share an embedding row and no row has a position. It writes to DIR/model,
-not into this folder. Its rate is constant until a fifth of the steps is left: to end it early, start it
-again with `--steps` 1.25 times those it has. "sheet" samples a few prompts from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -30,13 +23,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
 
-from . import corpus
 from .scenes import FOLDER, background_words, caption, compose, object_names, vocabulary
 
 SEED = 20240107
@@ -62,24 +53,6 @@ EMPTY_CAPTIONS = 0.1
 UNKNOWN_WORDS = 0.1
 LATENT_NOISE = 0.1
 UNKNOWN = 0
-SHARD = 100
-STEPS_PER_SHARD = 60
-"""While the corpus is trained on, a shard of new scenes is encoded every so many steps."""
-
-SHOWN_PROMPTS = (
-    "a cat on the grass",
-    "a red apple on the wood",
-    "a dog and a ball on the sand",
-    "a lion on the road",
-    "a small rocket in the sky",
-    "a blue car in the snow",
-    "a frog in the leaves",
-    "a crown and a cake",
-    "a penguin on the gravel",
-    "a butterfly at night",
-    "a house on the bricks",
-    "a big strawberry on the carpet",
-)
 
 
 class Words(nn.Module):
@@ -181,7 +154,7 @@ class Run:
             self.seconds = time.monotonic() - start
             if self.step % 50 == 0:
                 print(f"step {self.step}/{self.steps}  loss {self.loss:.4f}  {self.seconds / 60:.1f} min", flush=True)
-            if self.step % 100 == 0 or self.step == self.steps:
+            if self.step % 200 == 0 or self.step == self.steps:
                 self.save()
 
     def save(self) -> None:
@@ -337,129 +310,11 @@ def write_unet(model: Any, out: Path) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in rows.items()}, folder / "rows.safetensors")
 
 
-class Shards:
-    """Encoded scenes of the corpus, `SHARD` to a file in `folder`; missing ones are made when they are asked for."""
-
-    def __init__(self, folder: Path, artwork: Path, device: torch.device) -> None:
-        self.folder, self.world, self.device = folder, corpus.Corpus(artwork), device
-        self.latents, self.shown = torch.empty(0, 4, 32, 32, dtype=torch.half), list[corpus.Shown]()
-        folder.mkdir(exist_ok=True)
-
-    def load(self, count: int) -> None:
-        """Have at least `count` shards."""
-        for number in range(len(self.shown) // SHARD, count):
-            path = self.folder / f"{number:04}.pt"
-            if not path.exists():
-                self._encode(number, path)
-            stored = torch.load(path, weights_only=True)
-            self.latents = torch.cat([self.latents, stored["latents"]])
-            for objects, background in json.loads(stored["shown"]):
-                named = tuple((tuple(adjectives), word) for adjectives, word in objects)
-                self.shown.append(corpus.Shown(named, background))
-
-    def _encode(self, number: int, path: Path) -> None:
-        rng = np.random.default_rng((SEED + 2, number))
-        model = AutoencoderTiny.from_pretrained(FOLDER / "vae", torch_dtype=torch.float32)
-        model = model.to(self.device, memory_format=torch.channels_last)
-        scenes = [self.world.scene(rng) for _ in range(SHARD)]
-        latents = []
-        for part in range(0, SHARD, 10):
-            batch = pixels([picture for picture, _, _ in scenes[part : part + 10]])
-            with torch.no_grad():
-                encoded = model.encode(batch.to(self.device, memory_format=torch.channels_last)).latents
-            latents.append(encoded.half().cpu())
-        shown = json.dumps([(shown.objects, shown.background) for _, _, shown in scenes])
-        torch.save({"latents": torch.cat(latents), "shown": shown}, path.with_suffix(".new"))
-        path.with_suffix(".new").replace(path)
-
-
-def shipped_unet() -> UNet2DConditionModel:
-    """The U-Net in this folder, float32, with attention that is fast backwards on a CPU."""
-    unet = UNet2DConditionModel.from_pretrained(FOLDER / "unet", torch_dtype=torch.float32)
-    unet.set_attn_processor(AttnProcessor())
-    return unet
-
-
-def corpus_model(tokenizer: Any) -> Any:
-    """The shipped U-Net and text rows, more words, and one sink."""
-    words = Words(tokenizer, [*every_word(), *corpus.caption_words()])
-    stored = load_file(FOLDER / "text_encoder" / "rows.safetensors")
-    with torch.no_grad():
-        rows = stored["token_embedding"].float()
-        words.tokens.weight[1:] = rows.mean(0) + rows.std() * torch.randn_like(words.tokens.weight[1:])
-        for token, row in zip(stored["token_ids"].tolist(), rows, strict=True):
-            words.tokens.weight[words.row[token]] = row
-        words.positions.weight.copy_(stored["position_embedding"])
-        words.norm.weight.copy_(stored["final_layer_norm.weight"])
-        words.norm.bias.copy_(stored["final_layer_norm.bias"])
-    words.share_sink()
-    return nn.ModuleDict({"unet": shipped_unet(), "words": words})
-
-
-def corpus_caption(rng: np.random.Generator, shown: corpus.Shown) -> str:
-    """As `random_caption`, for the corpus."""
-    if rng.random() < EMPTY_CAPTIONS:
-        return ""
-    words = corpus.caption(rng, shown).split()
-    if rng.random() < UNKNOWN_WORDS:
-        words.insert(int(rng.integers(0, len(words) + 1)), "?")
-    return " ".join(words)
-
-
-def train_corpus(work: Path, artwork: Path, clip: Path, steps: int, device: torch.device) -> None:
-    """As `train_unet`, from the shipped weights, on scenes whose number grows with the steps."""
-    tokenizer = CLIPTokenizer.from_pretrained(clip)
-    shards = Shards(work / "shards", artwork, device)
-    model = corpus_model(tokenizer).to(device)
-    run = Run("corpus", work, model, steps, 5e-4, 0.998, constant=True)
-    scheduler = DDIMScheduler(**SCHEDULER)
-    kept = scheduler.alphas_cumprod.to(device)
-    weights = (5 * (1 - kept) / kept).clamp(max=1)
-    for rng in run:
-        shards.load(4 + run.step // STEPS_PER_SHARD)
-        chosen = rng.integers(0, len(shards.shown), 16)
-        captions = [corpus_caption(rng, shards.shown[index]) for index in chosen]
-        rows = torch.tensor([model["words"].rows(text) for text in captions], device=device)
-        clean = shards.latents[torch.from_numpy(chosen)].float().to(device)
-        if rng.random() < 0.5:
-            clean = clean.flip(-1)
-        noise = torch.randn_like(clean)
-        times = torch.from_numpy(rng.integers(0, 1000, len(chosen))).to(device)
-        noisy = scheduler.add_noise(clean, noise, times)
-        predicted = model["unet"](noisy, times, model["words"](rows)).sample
-        run.update((weights[times] * (predicted - noise).square().mean((1, 2, 3))).mean())
-    write_unet(run.average, work / "model")
-
-
-@torch.no_grad()
-def write_sheet(work: Path, clip: Path, device: torch.device) -> None:
-    """Sample `SHOWN_PROMPTS` from the newest checkpoint: 25 DDIM steps, guidance 5."""
-    model = corpus_model(CLIPTokenizer.from_pretrained(clip)).to(device)
-    state = torch.load(work / "corpus.pt", weights_only=True)
-    model.load_state_dict(state["average"])
-    vae = AutoencoderTiny.from_pretrained(FOLDER / "vae", torch_dtype=torch.float32).to(device)
-    scheduler = DDIMScheduler(**SCHEDULER)
-    scheduler.set_timesteps(25)
-    wanted = torch.tensor([model["words"].rows(text) for text in SHOWN_PROMPTS], device=device)
-    empty = torch.tensor([model["words"].rows("")] * len(wanted), device=device)
-    context = model["words"](torch.cat([empty, wanted]))
-    latents = torch.randn(len(wanted), 4, 32, 32, generator=torch.Generator().manual_seed(SEED)).to(device)
-    for time_step in scheduler.timesteps:
-        without, predicted = model["unet"](latents.repeat(2, 1, 1, 1), time_step, context).sample.chunk(2)
-        latents = scheduler.step(without + 5 * (predicted - without), time_step, latents).prev_sample
-    decoded = torch.cat([vae.decode(each[None]).sample for each in latents])
-    pictures = decoded.add(1).mul(127.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    lines = [np.concatenate(list(pictures[first : first + 4]), 1) for first in range(0, len(pictures), 4)]
-    Image.fromarray(np.concatenate(lines)).save(work / f"sheet-{state['step']:06}.png")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["autoencoder", "unet", "corpus", "sheet"])
+    parser.add_argument("stage", choices=["autoencoder", "unet"])
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and encoded pictures")
-    parser.add_argument("--artwork", type=Path, help="folder that corpus.py wrote, for the stage corpus")
-    parser.add_argument("--clip", type=Path, help="folder of CLIP's whole tokenizer, for the stages corpus and sheet")
-    parser.add_argument("--steps", type=int, help="default: autoencoder 900, unet 2000, corpus 20000")
+    parser.add_argument("--steps", type=int, help="default: 900 for the autoencoder, 2000 for the U-Net")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
@@ -467,9 +322,5 @@ if __name__ == "__main__":
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.stage == "autoencoder":
         train_autoencoder(arguments.work, arguments.steps or 900, where)
-    elif arguments.stage == "unet":
-        train_unet(arguments.work, arguments.steps or 2000, where)
-    elif arguments.stage == "corpus":
-        train_corpus(arguments.work, arguments.artwork, arguments.clip, arguments.steps or 20_000, where)
     else:
-        write_sheet(arguments.work, arguments.clip, where)
+        train_unet(arguments.work, arguments.steps or 2000, where)
