@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .scenes import _BACKGROUNDS, FOLDER, Masks, Picture, _noise, _paint, with_article
+from .scenes import BACKGROUNDS, FOLDER, Masks, Picture, noise, paint, with_article
 
 SIDE = 192
 PHOTOGRAPHED = 0.4
@@ -103,7 +103,7 @@ class Corpus:
         if photo.mode != "L":
             return np.asarray(cut)
         grey = np.asarray(cut, np.float32)[..., 0]
-        return _paint(rng, _COLOURS[word], (grey - grey.mean()) * 0.7)
+        return paint(rng, _COLOURS[word], (grey - grey.mean()) * 0.7)
 
     def _sprite(self, rng: np.random.Generator, style: str, icon: str, side: float) -> Image.Image:
         """The icon turned by up to 15°, maybe mirrored, cropped, its longer side `side` pixels."""
@@ -165,26 +165,26 @@ def _shadowed(canvas: Image.Image, alpha: Image.Image, light: NDArray[np.float64
 
 
 def _gravel(rng: np.random.Generator, size: int) -> Picture:
-    stones = _noise(rng, size, size // 9) * 40 + _noise(rng, size, size // 4) * 22
-    return _paint(rng, _COLOURS["gravel"], stones)
+    stones = noise(rng, size, size // 9) * 40 + noise(rng, size, size // 4) * 22
+    return paint(rng, _COLOURS["gravel"], stones)
 
 
 def _sky(rng: np.random.Generator, size: int) -> Picture:
     height = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
     blue = np.array([86, 150, 232], np.float32) + height * np.array([84, 66, 16], np.float32)
-    clouds = (_noise(rng, size, 3, 5) + 0.5 * _noise(rng, size, 8, 14) - rng.uniform(0, 0.6)).clip(0, 1)[..., None]
+    clouds = (noise(rng, size, 3, 5) + 0.5 * noise(rng, size, 8, 14) - rng.uniform(0, 0.6)).clip(0, 1)[..., None]
     return (blue + (250 - blue) * clouds + rng.normal(0, 5)).clip(0, 255).astype(np.uint8)
 
 
 def _wood(rng: np.random.Generator, size: int) -> Picture:
     plank = size // int(rng.integers(3, 7))
     rows = np.arange(size)[:, None]
-    grain = _noise(rng, size, size // 5, 3) * 18 + rng.normal(0, 8, size // plank + 1)[rows // plank]
-    return _paint(rng, (160, 112, 68), np.where(rows % plank < 2, -60, grain).astype(np.float32))
+    grain = noise(rng, size, size // 5, 3) * 18 + rng.normal(0, 8, size // plank + 1)[rows // plank]
+    return paint(rng, (160, 112, 68), np.where(rows % plank < 2, -60, grain).astype(np.float32))
 
 
 def _road(rng: np.random.Generator, size: int) -> Picture:
-    ground = _paint(rng, (86, 86, 92), rng.normal(0, 9, (size, size)).astype(np.float32)).copy()
+    ground = paint(rng, (86, 86, 92), rng.normal(0, 9, (size, size)).astype(np.float32)).copy()
     middle, width = int(rng.uniform(0.3, 0.7) * size), size // 32
     dashes = (np.arange(size) + rng.integers(0, size)) % (size // 3) < size // 5
     ground[middle - width : middle + width, dashes] = (232, 226, 208)
@@ -193,8 +193,8 @@ def _road(rng: np.random.Generator, size: int) -> Picture:
 
 def _leaves(rng: np.random.Generator, size: int) -> Picture:
     colours = np.array([(196, 110, 40), (214, 150, 50), (150, 70, 36), (120, 120, 50)], np.float32)
-    kinds = np.stack([_noise(rng, size, size // 12) for _ in colours]).argmax(0)
-    shade = _noise(rng, size, size // 8)[..., None] * 22
+    kinds = np.stack([noise(rng, size, size // 12) for _ in colours]).argmax(0)
+    shade = noise(rng, size, size // 8)[..., None] * 22
     return (colours[kinds] + shade + rng.normal(0, 6, 3)).clip(0, 255).astype(np.uint8)
 
 
@@ -202,12 +202,12 @@ def _carpet(rng: np.random.Generator, size: int) -> Picture:
     period = size / rng.uniform(5, 9)
     rows, columns = np.mgrid[0:size, 0:size] * (2 * np.pi / period)
     pattern = np.sign(np.sin(rows + columns) * np.sin(rows - columns)) * 20
-    return _paint(rng, (158, 44, 74), (pattern + rng.normal(0, 6, (size, size))).astype(np.float32))
+    return paint(rng, (158, 44, 74), (pattern + rng.normal(0, 6, (size, size))).astype(np.float32))
 
 
 _COLOURS = {"grass": (86, 152, 56), "bricks": (164, 78, 60), "gravel": (150, 145, 138)}
 
-_GROUNDS: dict[str, Callable[[np.random.Generator, int], Picture]] = _BACKGROUNDS | {
+_GROUNDS: dict[str, Callable[[np.random.Generator, int], Picture]] = BACKGROUNDS | {
     "gravel": _gravel,
     "sky": _sky,
     "wood": _wood,

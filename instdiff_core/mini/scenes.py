@@ -90,15 +90,15 @@ def compose(
     Returns the picture and a mask for each object, in the order given. Raises
     ``ValueError`` for a name or a background that is not in the vocabulary.
     """
-    if background not in _BACKGROUNDS:
-        raise ValueError(f"no background {background!r}: choose one of {sorted(_BACKGROUNDS)}")
+    if background not in BACKGROUNDS:
+        raise ValueError(f"no background {background!r}: choose one of {sorted(BACKGROUNDS)}")
     unknown = [name for name in objects if name not in _emoji()]
     if unknown:
         raise ValueError(f"no object {unknown[0]!r}: choose one of {object_names()}")
     if len(objects) > 2:
         raise ValueError(f"at most two objects fit a picture, not {len(objects)}")
 
-    canvas = Image.fromarray(_BACKGROUNDS[background](rng, size))
+    canvas = Image.fromarray(BACKGROUNDS[background](rng, size))
     shown: list[NDArray[np.bool_]] = []
     share = size if len(objects) < 2 else 0.58 * size
     sides = rng.permutation(2)
@@ -135,44 +135,44 @@ def _sprite(rng: np.random.Generator, name: str, side: float) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BOX if factor < 0.5 else Image.Resampling.BILINEAR)
 
 
-def _noise(rng: np.random.Generator, size: int, cells: int, across: int | None = None) -> NDArray[np.float32]:
+def noise(rng: np.random.Generator, size: int, cells: int, across: int | None = None) -> NDArray[np.float32]:
     """Smooth noise in -1..1 with `cells` blobs down and `across` (default: as many) across."""
     grid = rng.uniform(-1, 1, (cells, across or cells)).astype(np.float32)
     return np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _paint(rng: np.random.Generator, colour: Sequence[float], shade: NDArray[np.float32]) -> Picture:
+def paint(rng: np.random.Generator, colour: Sequence[float], shade: NDArray[np.float32]) -> Picture:
     """`colour`, jittered, made lighter and darker by `shade` (in 8-bit units)."""
     base = np.asarray(colour, np.float32) + rng.normal(0, 8, 3).astype(np.float32)
     return np.clip(base + shade[..., None], 0, 255).astype(np.uint8)
 
 
 def _grass(rng: np.random.Generator, size: int) -> Picture:
-    blades = _noise(rng, size, size // 10, size // 3) * 28
-    return _paint(rng, (86, 152, 56), blades + _noise(rng, size, 4) * 14)
+    blades = noise(rng, size, size // 10, size // 3) * 28
+    return paint(rng, (86, 152, 56), blades + noise(rng, size, 4) * 14)
 
 
 def _sand(rng: np.random.Generator, size: int) -> Picture:
     grains = rng.normal(0, 7, (size, size)).astype(np.float32)
-    return _paint(rng, (222, 190, 136), grains + _noise(rng, size, 9, 3) * 14)
+    return paint(rng, (222, 190, 136), grains + noise(rng, size, 9, 3) * 14)
 
 
 def _snow(rng: np.random.Generator, size: int) -> Picture:
-    return _paint(rng, (232, 238, 246), _noise(rng, size, 5) * 16)
+    return paint(rng, (232, 238, 246), noise(rng, size, 5) * 16)
 
 
 def _water(rng: np.random.Generator, size: int) -> Picture:
     rows = np.arange(size, dtype=np.float32)[:, None]
-    drift = 8 * _noise(rng, size, 4)
+    drift = 8 * noise(rng, size, 4)
     waves = np.sin((rows + drift) * 2 * np.pi / (size / rng.uniform(8, 13)))
-    return _paint(rng, (52, 122, 192), waves * 20 + _noise(rng, size, 3) * 10)
+    return paint(rng, (52, 122, 192), waves * 20 + noise(rng, size, 3) * 10)
 
 
 def _night(rng: np.random.Generator, size: int) -> Picture:
     stars = np.zeros((size, size), np.float32)
     places = rng.integers(0, size, (2, size // 4))
     stars[places[0], places[1]] = rng.uniform(60, 200, size // 4)
-    return _paint(rng, (22, 26, 60), stars + _noise(rng, size, 3) * 10)
+    return paint(rng, (22, 26, 60), stars + noise(rng, size, 3) * 10)
 
 
 def _bricks(rng: np.random.Generator, size: int) -> Picture:
@@ -180,10 +180,10 @@ def _bricks(rng: np.random.Generator, size: int) -> Picture:
     rows, columns = np.mgrid[0:size, 0:size]
     shift = (rows // course % 2) * course
     mortar = (rows % course < 2) | ((columns + shift) % (2 * course) < 2)
-    return _paint(rng, (164, 78, 60), np.where(mortar, 52, _noise(rng, size, size // 8) * 14).astype(np.float32))
+    return paint(rng, (164, 78, 60), np.where(mortar, 52, noise(rng, size, size // 8) * 14).astype(np.float32))
 
 
-_BACKGROUNDS: dict[str, Callable[[np.random.Generator, int], Picture]] = {
+BACKGROUNDS: dict[str, Callable[[np.random.Generator, int], Picture]] = {
     "grass": _grass,
     "sand": _sand,
     "snow": _snow,

@@ -11,7 +11,7 @@ What is made is written to DIR/model, not into this folder. "sheet" samples prom
 
 Start, end and pads share one embedding row, and no place in the prompt has a position (`Words.share_sink`).
 
-On a GPU: `--batch 256 --scenes 100000 --jobs 16`.
+On a GPU: `--batch 256 --rate 6e-4 --scenes 100000 --jobs 16`.
 """
 
 from __future__ import annotations
@@ -80,12 +80,13 @@ Scene = tuple[Picture, Shown]
 
 @dataclass(frozen=True)
 class Place:
-    """Where to train, and with what: folders, the device, pictures a step, scenes at the start, processes."""
+    """Where to train, and with what: folders, the device, pictures a step, rate, scenes at the start, processes."""
 
     work: Path
     artwork: Path
     device: torch.device
     batch: int
+    rate: float
     scenes: int
     jobs: int
 
@@ -162,7 +163,7 @@ class Shards:
 def train_autoencoder(place: Place, steps: int) -> None:
     """The shipped autoencoder, on 64 px cuts of `place.scenes` pictures, on which it has the loss of `train.py`."""
     model = place.autoencoder()
-    run = Run("corpus-autoencoder", place.work, model, steps, 5e-4, 0.998, constant=True)
+    run = Run("corpus-autoencoder", place.work, model, steps, place.rate, 0.998, constant=True)
     pictures = np.stack([picture for picture, _ in place.composed([SCENES_OF_AUTOENCODER], place.scenes)])
     for rng in run:
         corners = rng.integers(0, pictures.shape[1] - CUT + 1, (place.batch, 2))
@@ -212,7 +213,7 @@ def train_unet(place: Place, clip: Path, steps: int) -> None:
     """Noise prediction with SD's schedule and min-SNR weights, on scenes whose number grows with the steps."""
     shards = Shards(place)
     model = starting_model(CLIPTokenizer.from_pretrained(clip)).to(place.device)
-    run = Run("corpus", place.work, model, steps, 5e-4, 0.999, constant=True)
+    run = Run("corpus", place.work, model, steps, place.rate, 0.999, constant=True)
     scheduler = DDIMScheduler(**SCHEDULER)
     kept = scheduler.alphas_cumprod.to(place.device)
     weights = (5 * (1 - kept) / kept).clamp(max=1)
@@ -265,6 +266,7 @@ def main() -> None:
     parser.add_argument("--clip", type=Path, default=Path(), help="folder of CLIP's whole tokenizer")
     parser.add_argument("--steps", type=int, help="default: autoencoder 10000, unet 20000")
     parser.add_argument("--batch", type=int, default=16, help="pictures, or cuts of pictures, in a step; default: 16")
+    parser.add_argument("--rate", type=float, default=2e-4, help="learning rate; default: 2e-4, for small batches")
     parser.add_argument("--scenes", type=int, default=400, help="scenes to begin with, in hundreds; default: 400")
     parser.add_argument(
         "--jobs", type=int, default=1, help=f"processes that compose scenes, here up to {os.cpu_count()}"
@@ -274,7 +276,7 @@ def main() -> None:
     torch.manual_seed(SEED)
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = Place(options.work, options.artwork, device, options.batch, options.scenes, options.jobs)
+    place = Place(options.work, options.artwork, device, options.batch, options.rate, options.scenes, options.jobs)
     if options.stage == "autoencoder":
         train_autoencoder(place, options.steps or 10_000)
     elif options.stage == "unet":
