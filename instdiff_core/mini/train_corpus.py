@@ -189,7 +189,8 @@ def starting_model(tokenizer: Any) -> Any:
     stored = load_file(FOLDER / "text_encoder" / "rows.safetensors")
     with torch.no_grad():
         rows = stored["token_embedding"].float()
-        words.tokens.weight[1:] = rows.mean(0) + rows.std() * torch.randn_like(words.tokens.weight[1:])
+        drawn = torch.randn(words.tokens.weight[1:].shape, generator=torch.Generator().manual_seed(SEED))
+        words.tokens.weight[1:] = rows.mean(0) + rows.std() * drawn
         for token, row in zip(stored["token_ids"].tolist(), rows, strict=True):
             words.tokens.weight[words.row[token]] = row
         words.positions.weight.copy_(stored["position_embedding"])

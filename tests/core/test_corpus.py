@@ -1,27 +1,15 @@
 """The larger world for training: it holds all that the pack's own knows, and its masks are exact."""
 
-import itertools
-
 import numpy as np
 import pytest
 
 from instdiff_core.mini.corpus import Corpus, caption, caption_words, known
-from instdiff_core.mini.scenes import FOLDER, vocabulary
+from instdiff_core.mini.scenes import vocabulary
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """The pack's own artwork under the names of the corpus, for drawing needs packages that tests do not have."""
-    folder = tmp_path_factory.mktemp("artwork")
-    drawn = itertools.cycle(sorted((FOLDER / "emoji").glob("*.png")))
-    for style in known()["styles"]:
-        (folder / style).mkdir()
-        for name in (name for entry in known()["objects"] for names in entry["icons"].values() for name in names):
-            (folder / style / f"{name}.png").symlink_to(next(drawn))
-    for entry in known()["backgrounds"]:
-        if "photo" in entry:
-            (folder / entry["photo"]).symlink_to(FOLDER / "emoji" / "1f431.png")
-    return Corpus(folder)
+@pytest.fixture
+def corpus(artwork):
+    return Corpus(artwork)
 
 
 def test_all_that_the_pack_knows_is_in_the_corpus():

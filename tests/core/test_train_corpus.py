@@ -5,11 +5,13 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from instdiff_core import mini
+from instdiff_core.mini import train_corpus
 from instdiff_core.mini.train import write_unet
-from instdiff_core.mini.train_corpus import starting_model
+from instdiff_core.mini.train_corpus import Place, starting_model
 from instdiff_core.pipeline import load_mini
 
 
@@ -40,3 +42,23 @@ def test_what_is_written_gives_the_stock_classes_the_same_context_and_prediction
         latents = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(1))
         predicted = loaded.predict(latents, torch.tensor(500), context)
         assert torch.allclose(predicted, model["unet"](latents, 500, context).sample, atol=2e-2)
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "unet"])
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(stage, artwork, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_corpus, "SHARD", 2)
+
+    def trained(work, *stops):
+        (tmp_path / work).mkdir()
+        place = Place(tmp_path / work, artwork, torch.device("cpu"), 2, 1e-3, 2, 1)
+        for steps in stops:
+            if stage == "unet":
+                train_corpus.train_unet(place, mini.FOLDER / "tokenizer", steps)
+            else:
+                train_corpus.train_autoencoder(place, steps)
+        folder = "unet" if stage == "unet" else "vae"
+        return load_file(tmp_path / work / "model" / folder / "diffusion_pytorch_model.safetensors")
+
+    once, twice = trained("once", 2), trained("twice", 1, 2)
+    assert once.keys() == twice.keys()
+    assert all(torch.equal(once[name], twice[name]) for name in once)
