@@ -19,19 +19,21 @@ def keep_original(mask: Tensor, edited: Tensor, original: Tensor) -> Tensor:
 
 
 def feathered(mask: Tensor, grow: int, feather: int) -> tuple[Tensor, Tensor]:
-    """The area to paint and how to paste it: grown by `grow` pixels, its edge `feather` pixels soft.
+    """The area to paint and how to paste it: grown by `grow` pixels, with a soft edge in what was added.
 
     `mask` ``[B, H, W]`` float in 0..1, cut at one half. Returns the grown mask ``[B, H, W]`` bool
-    and its alpha ``[B, H, W]`` float32: 0 outside it, above 0 everywhere inside, 1 at a depth of
-    more than `feather` pixels. The border of the picture is no edge.
+    and its alpha ``[B, H, W]`` float32: 0 outside it, 1 in the mask itself, and in between falling
+    with the distance from the mask over the last `feather` pixels, of which there are `grow` at most.
+    Distances are the larger of those across and down.
     """
+    feather = min(feather, grow)
     area = (mask > 0.5).float()
-    for _ in range(grow):
-        area = functional.max_pool2d(area, 3, 1, 1)
-    alpha = inner = area
-    for _ in range(feather):
-        inner = -functional.max_pool2d(-inner, 3, 1, 1)
-        alpha = alpha + inner
+    alpha = torch.zeros_like(area)
+    for distance in range(grow + 1):
+        if distance:
+            area = functional.max_pool2d(area, 3, 1, 1)
+        if distance >= grow - feather:
+            alpha += area
     return area > 0, alpha / (feather + 1)
 
 

@@ -42,15 +42,43 @@ def test_growing_moves_every_edge_by_that_many_pixels(grow):
     assert torch.equal(area, square(24 - grow, 40 + grow) > 0)
 
 
-@pytest.mark.parametrize(("grow", "feather"), [(0, 0), (4, 3), (8, 8), (20, 16)])
-def test_the_soft_edge_lies_inside_the_area_and_its_middle_is_opaque(grow, feather):
-    area, alpha = feathered(square(), grow, feather)
+def thin():
+    """A stroke of 8 pixels."""
+    mask = torch.zeros(1, 96, 96)
+    mask[:, 20:28, 30:80] = 1
+    return mask
+
+
+def ragged():
+    """Specks, holes and fringes, as of fur or leaves."""
+    return (torch.rand(1, 96, 96, generator=torch.Generator().manual_seed(7)) > 0.6).float() * square(24, 72, 96)
+
+
+def away(mask):
+    """The distance of every pixel ``[H, W]`` from the mask ``[1, H, W]``, the larger of across and down."""
+    here = torch.cartesian_prod(*(torch.arange(length) for length in mask.shape[1:]))
+    apart = (here[:, None] - mask[0].nonzero()[None]).abs().amax(-1)
+    return apart.amin(1).reshape(mask.shape[1:])
+
+
+@pytest.mark.parametrize("mask", [thin(), square(36, 60, 96), ragged()], ids=["thin", "small", "ragged"])
+@pytest.mark.parametrize(
+    ("grow", "feather"), [(0, 0), (0, 8), (4, 3), (8, 8), (8, 32), (8, 64), (20, 16), (16, 0)]
+)
+def test_the_mask_itself_is_opaque_and_the_soft_edge_lies_in_what_grow_added(mask, grow, feather):
+    area, alpha = feathered(mask, grow, feather)
+    distance = away(mask)
+    assert (alpha[mask > 0] == 1).all()
+    assert torch.equal(area[0], distance <= grow)
     assert not alpha[~area].any()
-    assert alpha.max() <= 1
-    assert alpha[0, 32, 32] == 1
-    edge = alpha[0, 32, :33]
-    assert (edge.diff() >= -1e-6).all()
-    assert bool(((edge > 0) & (edge < 1)).any()) == (feather > 0)
+    of_distance = [alpha[0][distance == each].unique() for each in range(grow + 1)]
+    assert all(len(each) == 1 for each in of_distance if len(each))
+    falling = torch.cat(of_distance)
+    assert (falling.diff() <= 0).all()
+    assert (falling > 0).all()
+    soft = falling[falling < 1]
+    assert len(soft) == min(feather, grow)
+    assert (soft.diff() < 0).all()
 
 
 def test_a_mask_over_everything_is_opaque_up_to_the_border():
