@@ -13,10 +13,11 @@ from typing import NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
+from .files import read_picture, save_picture
 from .metrics import iou
-from .mini.scenes import Picture, compose, with_article
+from .mini.scenes import compose, with_article
 from .refine import PRESETS
 from .report import report
 
@@ -78,7 +79,7 @@ def edit(options: argparse.Namespace) -> None:
     settings = PRESETS[options.preset]
     if options.threshold is not None:
         settings = replace(settings, threshold=options.threshold)
-    picture = _read(options.picture)
+    picture, alpha = read_picture(options.picture)
     from . import pipeline
 
     model = pipeline.load_model(options.model, _device()) if options.model else pipeline.load_mini(_device())
@@ -93,7 +94,7 @@ def edit(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     binary = result.mask.binary[0].numpy()
-    Image.fromarray(result.picture).save(options.out)
+    save_picture(result.picture, options.out, alpha)
     if options.mask:
         Image.fromarray(_grey(binary)).save(options.mask)
     print(json.dumps(result.report) if options.json else report(result.mask, result.record, settings))
@@ -137,14 +138,6 @@ def _check_output(path: Path) -> None:
         raise ValueError(f"no picture can be written to {path}: {path.parent} is no folder, or {path} is one")
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"no picture can be written to {path}: use a name that ends in .png")
-
-
-def _read(path: Path) -> Picture:
-    try:
-        with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def _device() -> torch.device:

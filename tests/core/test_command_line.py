@@ -77,6 +77,22 @@ def test_the_threshold_makes_the_mask_smaller(folder: Path, capsys: pytest.Captu
     assert areas[1] < areas[0]
 
 
+def test_a_deep_transparent_or_grey_picture_is_edited_like_its_plain_colours(folder: Path) -> None:
+    with Image.open("cat.png") as image:
+        grey = np.asarray(image.convert("L"))
+    alpha = np.linspace(0, 255, grey.size).reshape(grey.shape).astype(np.uint8)
+    Image.fromarray(grey.astype(np.uint16) * 257).save("deep.png")
+    Image.fromarray(np.dstack([grey, alpha])).save("transparent.png")
+    Image.fromarray(grey).save("grey.png")
+    for name in ("grey", "deep", "transparent"):
+        command_line.main(["edit", f"{name}.png", "a dog", "--out", f"{name}-dog.png", "--steps", "2"])
+    grey_dog, deep_dog, transparent_dog = (
+        np.asarray(Image.open(f"{name}-dog.png")) for name in ("grey", "deep", "transparent")
+    )
+    assert np.array_equal(deep_dog, grey_dog)
+    assert np.array_equal(transparent_dog, np.dstack([grey_dog, alpha]))
+
+
 def test_the_demo_writes_one_sheet_and_prints_the_mask_iou(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,62 @@
+"""Pictures in files: every mode that Pillow reads, with its brightness, and with its transparency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps
+
+WHITES = (1, 255, 2**16 - 1, 2**32 - 1)
+"""What may be white in pictures that do not say it: the smallest that the brightest value does not exceed."""
+
+Bytes = NDArray[np.uint8]
+
+
+def read_picture(path: Path) -> tuple[Bytes, Bytes | None]:
+    """A picture's colours ``[H, W, 3]`` in sRGB, upright, and its alpha channel ``[H, W]``, if it has one.
+
+    Raises ``ValueError`` for what is no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(_in_bytes(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    if not upright.has_transparency_data:
+        return np.array(upright.convert("RGB")), None
+    # these two become RGBA only by way of their own plain kin
+    kin = {"La": "LA", "PA": "RGBA"}.get(upright.mode)
+    values = np.array((upright.convert(kin) if kin else upright).convert("RGBA"))
+    return values[..., :3].copy(), values[..., 3]
+
+
+def save_picture(picture: Bytes, path: Path, alpha: Bytes | None = None) -> None:
+    """Save ``[H, W, 3]``, with an alpha channel ``[H, W]`` where the format of the path's suffix holds one."""
+    image = Image.fromarray(picture)
+    if alpha is None:
+        image.save(path)
+        return
+    try:
+        Image.fromarray(np.dstack([picture, alpha])).save(path)
+    except OSError:  # what Pillow raises for a mode that a format does not have
+        image.save(path)
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """A picture in a mode that Pillow turns into RGB rightly: it clips deeper ones, and takes no Lab."""
+    if image.mode == "LAB":
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB") or image
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds NaN or infinite values")
+    deep = image.mode.startswith("I;16") or image.format == "PNG"
+    white = 2**16 - 1 if deep else next((each for each in WHITES if values.max() <= each), values.max())
+    grey = Image.fromarray((values / white * 255).round().clip(0, 255).astype(np.uint8))
+    grey.info = image.info
+    return grey
