@@ -1,7 +1,8 @@
 """Inputs as a node needs them, whatever the workflow holds.
 
 The host checks the range of widgets, but lets through NaN, values that come from other nodes, a plain
-value where a connection belongs, and connections to inputs that do not exist.
+value where a connection belongs, and connections to inputs that do not exist. Of masks, pictures and
+latents it checks nothing, and other packs' come in several shapes.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 LONGEST = 10_000
 """Letters that a text may have: far more than any prompt. A model would attend to a megabyte for hours."""
 
+OVERSHOOT = 0.5
+"""How far resampling by bicubic or Lanczos filters takes a mask out of 0..1, and more."""
+
 
 def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """For a node's `execute`: it gets the inputs of its schema and no others.
+    """For a node's `execute`: it gets the inputs of its schema and no others, masks as `shaped` gives them.
 
     Raises ``ValueError`` with the name of an input that is not what the schema says.
     """
@@ -27,6 +34,8 @@ def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
         for name, each in inputs.items():
             if wrong := problem(each, given[name]):
                 raise ValueError(f"{name} {wrong}")
+            if each.get_io_type() == "MASK" and given[name] is not None:
+                given[name] = shaped(name, given[name])
         return execute(cls, **{name: given[name] for name in inputs})
 
     return run
@@ -47,7 +56,53 @@ def problem(each: Any, value: Any) -> str | None:
         return None if each.min <= value <= each.max else f"must be from {each.min} to {each.max}, not {value!r:.100}"
     if value is None and kind == "CLIP":
         return None  # a checkpoint without CLIP: `host.words_in` says more
-    return f"must be connected to a node that gives {kind}" if _from_json(value) else None
+    if _from_json(value):
+        return f"must be connected to a node that gives {kind}"
+    samples = value.get("samples") if kind == "LATENT" and isinstance(value, dict) else value
+    return tensor_problem(kind, samples) if kind in ("IMAGE", "MASK", "LATENT") else None
+
+
+def tensor_problem(kind: str, values: Any) -> str | None:
+    """What is wrong with the values of a picture, a mask or a latent. A nested latent is none of ours to look into."""
+    if not isinstance(values, Tensor):
+        return None if kind == "LATENT" else f"must be connected to a node that gives {kind}"
+    if not values.numel():
+        return f"is empty, of shape {list(values.shape)}"
+    # one pass, without a copy; NaN and infinity come through
+    low, high = (float(each) for each in torch.aminmax(values if values.is_floating_point() else values.float()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return (
+            "holds NaN or infinite values, as a VAE or a model makes that fails in half precision: start ComfyUI with "
+            "--fp32-vae or --bf16-vae (for a diffusion model --fp32-unet), or use another VAE"
+        )
+    if kind == "MASK" and not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
+        return (
+            f"has values from {low:g} to {high:g}, and a mask goes from 0 to 1: have the node that made it scale it "
+            "(0 to 255: divide by 255), or make it a picture and use Convert Image to Mask"
+        )
+    return None
+
+
+def shaped(name: str, mask: Tensor) -> Tensor:
+    """A MASK as the host has them, ``[B, H, W]`` float32 in 0..1.
+
+    Takes ``[H, W]``, ``[B, 1, H, W]``, ``[B, H, W, 1]`` and ``[H, W, 1]``, of any type. Raises
+    ``ValueError`` with the name of the input for other shapes.
+    """
+    if mask.ndim == 2:
+        mask = mask[None]
+    elif mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    elif mask.ndim == 4 and mask.shape[3] == 1:
+        mask = mask[..., 0]
+    elif mask.ndim == 3 and mask.shape[2] == 1 < mask.shape[1]:
+        mask = mask[None, ..., 0]
+    if mask.ndim != 3:
+        raise ValueError(
+            f"{name} has the shape {list(mask.shape)}, and a mask is [batch, height, width]: "
+            "of a picture, take Convert Image to Mask"
+        )
+    return mask.float().clamp(0, 1)
 
 
 def text_problem(text: str) -> str | None:

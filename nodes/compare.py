@@ -144,7 +144,7 @@ def _masks(mask: Tensor | None, other: Tensor | None, pictures: list[Tensor]) ->
     """
     if mask is None and other is not None:
         raise ValueError("other_mask has nothing to be compared with: connect mask too")
-    given = [each.reshape(-1, 1, *each.shape[-2:]).float() for each in (mask, other) if each is not None]
+    given = [each[:, None] for each in (mask, other) if each is not None]
     if not given:
         return []
     like = pictures[0] if pictures else given[0][:, 0]

@@ -77,7 +77,7 @@ class DiffEditMask(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Mask.Output(display_name="mask", tooltip="The mask, at the size of the picture."),
+                io.Mask.Output(display_name="mask", tooltip="The mask, at the size that VAE Decode gives."),
                 io.Mask.Output(display_name="soft_mask", tooltip="The same before it is cut at the threshold."),
             ],
         )

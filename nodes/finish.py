@@ -21,7 +21,7 @@ class InpaintFinish(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Paints the masked area once more, so that the edit and its surroundings agree. "
-                "Outside the mask the result is the input picture, bit for bit."
+                "Outside the grown mask the result is the input picture, bit for bit."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="An inpainting model, or the model that edited."),
@@ -29,7 +29,11 @@ class InpaintFinish(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What to avoid; may be empty."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Image.Input("image", tooltip="The picture before the edit."),
-                io.Mask.Input("mask", tooltip="The area to paint, from Masked Sampler, Refine Instant Mask or you."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="The area to paint, from Masked Sampler, Refine Instant Mask or you: where it is above "
+                    "0.5. The soft edge is made by feather.",
+                ),
                 *sampling_inputs(
                     0.7, "How freely the area is painted: 1 starts from nothing, lower keeps more of the edit."
                 ),
@@ -38,14 +42,16 @@ class InpaintFinish(io.ComfyNode):
                     default=8,
                     min=0,
                     max=256,
-                    tooltip="Pixels by which the mask is made larger first. Higher leaves more room for new shapes.",
+                    tooltip="Pixels by which the mask is made larger first. Higher leaves more room for new shapes "
+                    "and for the soft edge.",
                 ),
                 io.Int.Input(
                     "feather",
                     default=8,
                     min=0,
                     max=256,
-                    tooltip="Width in pixels of the soft edge, inside the grown mask. Higher hides the seam better.",
+                    tooltip="Width in pixels of the soft edge. It lies in what grow added, so more than grow counts as "
+                    "grow; the mask itself is painted over fully. Higher hides the seam better.",
                 ),
                 io.Latent.Input(
                     "samples",
@@ -53,7 +59,13 @@ class InpaintFinish(io.ComfyNode):
                     tooltip="The edit of Masked Sampler, to start from. Without it the picture itself is the start.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="The finished picture.")],
+            outputs=[
+                io.Image.Output(tooltip="The finished pictures: as many as the most of pictures, masks and samples."),
+                io.Mask.Output(
+                    display_name="painted_area",
+                    tooltip="The grown mask: outside it the finished picture is the input picture, bit for bit.",
+                ),
+            ],
         )
 
     @classmethod
@@ -71,10 +83,13 @@ class InpaintFinish(io.ComfyNode):
         samples: Any = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        area, alpha = feathered(host.mask_for(mask, image, vae), grow, feather)
+        count = max(len(image), len(mask), 1 if samples is None else len(host.picture_latent(samples)))
+        image, mask = (host.repeat_to_batch(each, count) for each in (image, host.mask_for(mask, image, vae)))
+        area, alpha = feathered(mask, grow, feather)
+        painted_area = host.to_intermediate(area.float())
         if not area.any():
-            return io.NodeOutput(image)
+            return io.NodeOutput(image, painted_area)
         positive, negative, latent = host.inpaint_latent(model, vae, image, area, samples, positive, negative)
         host.check_channels(model, host.picture_latent(latent))
         painted = host.decode(vae, host.sample(model, latent, positive, negative, **widgets), image)
-        return io.NodeOutput(paste(image, painted, alpha))
+        return io.NodeOutput(paste(image, painted, alpha), painted_area)

@@ -28,7 +28,9 @@ class InstantMaskGuidance(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="The picture to edit, from VAE Encode."),
                 Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="Your own mask, to edit this area instead of the one that is found."
+                    "mask",
+                    optional=True,
+                    tooltip="Your own mask, to edit this area instead of the one that is found: where it is above 0.5.",
                 ),
                 *words_inputs(),
             ],
@@ -50,6 +52,6 @@ class InstantMaskGuidance(io.ComfyNode):
         samples = host.picture_latent(latent)
         host.check_channels(model, samples)
         if mask is not None:
-            mask = mask.reshape(-1, *mask.shape[-2:])
+            host.check_own_mask(mask, samples)
         guide = host.InstantMaskGuide(settings or PRESETS["default"], prompt_given(clip, text), mask, samples)
         return io.NodeOutput(host.guided(model, guide), latent, guide)

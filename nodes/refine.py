@@ -153,12 +153,16 @@ class RefineInstantMask(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture that was edited: with the preset default the mask follows its edges.",
+                    tooltip="The picture that was edited: the masks get its size, and with the preset default they "
+                    "follow its edges.",
                 ),
                 sampled_input(),
             ],
             outputs=[
-                io.Mask.Output(display_name="mask", tooltip="The mask, at the size of the picture."),
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="The mask, at exactly the size of image; without one at the size that VAE Decode gives.",
+                ),
                 io.Mask.Output(
                     display_name="soft_mask",
                     tooltip="The same before it is cut at the threshold and cleaned of specks and holes.",
@@ -184,7 +188,10 @@ class RefineInstantMask(io.ComfyNode):
         attention = host.record_of(attention, sampled)
         picture = None if image is None else host.picture_for(image, attention)
         found = refine_record(attention, chosen, steps or None, picture)
-        binary, soft = host.to_intermediate(found.binary.float()), host.to_intermediate(found.soft)
+        binary, soft = (
+            host.to_intermediate(each if image is None else host.uncut(each, image))
+            for each in (found.binary.float(), found.soft)
+        )
         text = report(found, attention, chosen, course(attention, chosen))
         shown = picture[:1] if picture is not None and len(image) == 1 else picture
         left = host.leave_for_browser(attention, settings, shown)

@@ -35,13 +35,15 @@ class MaskedSampler(io.ComfyNode):
                 ),
                 Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="Your own mask, to edit this area instead of the one that is found."
+                    "mask",
+                    optional=True,
+                    tooltip="Your own mask, to edit this area instead of the one that is found: where it is above 0.5.",
                 ),
                 *words_inputs(),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The edited picture, for VAE Decode or Inpaint Finish."),
-                io.Mask.Output(display_name="mask", tooltip="The edited area, at the size of the picture."),
+                io.Mask.Output(display_name="mask", tooltip="The edited area, at the size that VAE Decode gives."),
                 Attention.Output(display_name="attention", tooltip="For Refine Instant Mask."),
             ],
         )
@@ -66,7 +68,7 @@ class MaskedSampler(io.ComfyNode):
         prompt = prompt_given(clip, text)
         host.edit_prompt_of(positive, settings, prompt)
         if mask is not None:
-            mask = mask.reshape(-1, *mask.shape[-2:])
+            host.check_own_mask(mask, samples)
         guide = host.InstantMaskGuide(settings, prompt, mask)
         latent = host.sample(host.guided(model, guide), latent_image, positive, negative, **widgets)
         found = refine_record(guide.record, settings).binary if mask is None else host.own_mask(mask, guide.record)

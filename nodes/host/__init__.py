@@ -5,6 +5,7 @@ from .difference import noise_difference
 from .guide import InstantMaskGuide, guided, record_of
 from .pictures import (
     check_channels,
+    check_own_mask,
     decode,
     inpaint_latent,
     is_inpainting_model,
@@ -14,6 +15,7 @@ from .pictures import (
     picture_latent,
     repeat_to_batch,
     to_intermediate,
+    uncut,
 )
 from .sampling import SAMPLERS, SCHEDULERS, sample
 from .text import PROMPT, EditPrompt, edit_prompt_of, encode_prompt, read_prompt
@@ -25,6 +27,7 @@ __all__ = [
     "EditPrompt",
     "InstantMaskGuide",
     "check_channels",
+    "check_own_mask",
     "decode",
     "edit_prompt_of",
     "encode_prompt",
@@ -42,4 +45,5 @@ __all__ = [
     "repeat_to_batch",
     "sample",
     "to_intermediate",
+    "uncut",
 ]

@@ -16,14 +16,13 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ...instdiff_core.blend import keep_original
 from ...instdiff_core.evidence import AttentionRecord
 from ...instdiff_core.refine import MaskSettings
 from ...instdiff_core.session import MaskSession
 from .notices import warn_of_size
-from .pictures import Latent, repeat_to_batch
+from .pictures import Latent, latent_mask, repeat_to_batch
 from .readers import check_readable, reader_for
 from .run import InstantMaskRun
 from .text import EditPrompt, checked_prompt
@@ -136,9 +135,7 @@ class InstantMaskGuide:
         noise_mask = _noise_mask(denoise_mask, latent, model.load_device)
         session = MaskSession(prompt.words, self.settings, reader.grid, noise_mask)
         if self.mask is not None:
-            # a mask of whole pixels: the host's samplers take no softer one either
-            small = interpolate(self.mask[:, None].float(), latent.shape[-2:], mode="bilinear")[:, 0] > 0.5
-            session.fix_mask(repeat_to_batch(small, len(latent)).to(model.load_device))
+            session.fix_mask(latent_mask(self.mask, latent).to(model.load_device))
         run = InstantMaskRun(guider, prompt, self.prompt is not None, reader, session, original, noisy)
         earlier: Sampling | None = getattr(latent, SAMPLING, None)
         if earlier is not None and earlier.noise is not None and not noisy:

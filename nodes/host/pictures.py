@@ -68,29 +68,55 @@ def picture_for(image: Tensor, record: AttentionRecord) -> Tensor:
     return repeat_to_batch(picture, record.maps.shape[1]).cpu()
 
 
+def uncut(mask: Tensor, image: Tensor) -> Tensor:
+    """A mask ``[N, h, w]`` of the part that VAE Encode keeps of an IMAGE ``[B, H, W, C]``, at the image's size.
+
+    It is put where that part was cut from, and its border repeated.
+    """
+    down, across = image.shape[1] - mask.shape[1], image.shape[2] - mask.shape[2]
+    top, left = down // 2, across // 2
+    return pad(mask, (left, across - left, top, down - top), mode="replicate")
+
+
+def latent_mask(mask: Tensor, samples: Tensor) -> Tensor:
+    """Where a user's MASK ``[N, h, w]`` lets latents ``[B, C, H, W]`` be edited, ``[B, H, W]`` bool.
+
+    A mask of whole pixels: the host's samplers take no softer one either.
+    """
+    area = interpolate(mask[:, None].float(), samples.shape[-2:], mode="bilinear")[:, 0] > 0.5
+    return repeat_to_batch(area, len(samples))
+
+
+def check_own_mask(mask: Tensor, samples: Tensor) -> None:
+    """Raises ``ValueError`` for a user's MASK ``[N, h, w]`` with which nothing of the latents would be edited."""
+    if not latent_mask(mask, samples).any():
+        raise ValueError(
+            "mask is empty: it is nowhere above 0.5 in an area of the size of a latent pixel, so nothing would be "
+            "edited (Load Image gives such a mask for a picture without transparency). Draw the area to edit, or "
+            "disconnect the input to have it found"
+        )
+
+
 def own_mask(mask: Tensor, record: AttentionRecord) -> Tensor:
     """Where a user's MASK ``[N, h, w]`` let a recorded sampling edit, ``[batch, H, W]`` bool at picture size."""
-    size, batch = record.image_size, record.maps.shape[1]
-    area = repeat_to_batch(interpolate(mask[:, None].float(), size, mode="bilinear")[:, 0] > 0.5, batch)
-    if record.noise_mask is None:
-        return area
-    return area & (interpolate(record.noise_mask[:, None].float(), size)[:, 0] > 0).to(area.device)
+    area = latent_mask(mask, record.guide)
+    if record.noise_mask is not None:
+        area = area & record.noise_mask.to(area.device)
+    return interpolate(area[:, None].float(), record.image_size)[:, 0] > 0
 
 
 def mask_for(mask: Tensor, image: Tensor, vae: Any) -> Tensor:
-    """A MASK ``[N, h, w]`` brought to the batch and size of an IMAGE ``[B, H, W, C]``, still in 0..1.
+    """A MASK ``[N, h, w]`` brought to the size of an IMAGE ``[B, H, W, C]``, still in 0..1.
 
     A mask of the size that VAE Encode keeps of the picture is put where that was cut from.
     """
-    mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    height, width = image.shape[1:3]
+    size = (image.shape[1], image.shape[2])
     ratio = vae.spacial_compression_encode()
-    if tuple(mask.shape[-2:]) == (height // ratio * ratio, width // ratio * ratio):
-        top, left = height % ratio // 2, width % ratio // 2
-        mask = pad(mask, (left, width % ratio - left, top, height % ratio - top), mode="replicate")
-    elif tuple(mask.shape[-2:]) != (height, width):
-        mask = interpolate(mask, (height, width), mode="bilinear")
-    return repeat_to_batch(mask[:, 0], len(image)).to(image.device)
+    if mask.shape[1:] == (size[0] // ratio * ratio, size[1] // ratio * ratio):
+        mask = uncut(mask, image)
+    elif mask.shape[1:] != size:
+        mask = interpolate(mask[:, None], size, mode="bilinear")[:, 0]
+    return mask.to(image.device)
 
 
 def inpaint_latent(

@@ -18,8 +18,14 @@ def grown(mask):
 
 
 @pytest.fixture
-def finish(host):
+def finish(both):
     """``finish(image, mask, **changes)``: the finished picture."""
+    return lambda *given, **changes: both(*given, **changes)[0]
+
+
+@pytest.fixture
+def both(host):
+    """``both(image, mask, **changes)``: the finished picture and the painted area."""
 
     def run(image, mask, **changes):
         inputs = host.sampling(None) | {"vae": host.vae, "image": image, "mask": mask, "grow": GROW} | changes
@@ -122,3 +128,75 @@ def test_a_model_that_passed_through_is_as_it_was(host, finish, latent, make_pic
     before = host.k_sampler(latent)
     finish(make_picture(1, 64, 64), spot(1, 64, 64))
     assert torch.equal(host.k_sampler(latent), before)
+
+
+def shape(kind):
+    """Masks ``[1, 256, 256]``: a stroke of 8 pixels, a spot of 24, and one of specks and holes."""
+    mask = torch.zeros(1, 256, 256)
+    if kind == "thin":
+        mask[:, 124:132, 40:200] = 1
+    elif kind == "small":
+        mask[:, 116:140, 116:140] = 1
+    else:
+        ragged = torch.rand(1, 128, 128, generator=torch.Generator().manual_seed(7)) > 0.5
+        mask[:, 64:192, 64:192] = ragged.float()
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["thin", "small", "ragged"])
+@pytest.mark.parametrize("grow", [0, 8])
+def test_the_edit_is_opaque_inside_the_mask_whatever_the_feather(host, finish, kind, grow):
+    image, _ = host.run("InstDiffMiniScene", object="cat", background="grass", seed=1)
+    mask = shape(kind)
+    inside = mask > 0
+    hard, *soft = (finish(image, mask, grow=grow, feather=feather) for feather in (0, 8, 32, 64))
+    assert (hard != image).any(-1)[inside].float().mean() > 0.9
+    for each in soft:
+        assert torch.equal(each[inside], hard[inside])
+
+
+def test_the_painted_area_is_the_grown_mask_and_nothing_else_changes(both, make_picture):
+    image, mask = make_picture(1, 96, 64), spot(1, 96, 64)
+    result, area = both(image, mask)
+    assert torch.equal(area, grown(mask).float())
+    changed = (result != image).any(-1)
+    assert not changed[area == 0].any()
+    assert changed[area == 1].float().mean() > 0.9
+    assert (changed & (mask == 0)).any()
+    assert not both(image, torch.zeros_like(mask))[1].any()
+
+
+@pytest.mark.parametrize(("images", "masks", "samples"), [(1, 3, 3), (3, 1, 1), (1, 1, 3), (2, 3, 1), (1, 3, None)])
+def test_as_many_pictures_come_out_as_the_most_that_went_in(host, both, make_picture, images, masks, samples):
+    image, mask = make_picture(images, 64, 96), torch.zeros(masks, 64, 96)
+    for number in range(masks):
+        mask[number, 16:32, 8 + 24 * number : 24 + 24 * number] = 1
+    edit = None if samples is None else {"samples": torch.randn(samples, 4, 8, 12) * 4}
+    result, area = both(image, mask, samples=edit)
+    assert len(result) == len(area) == 3
+    repeated = [each[[number % len(each) for number in range(3)]] for each in (image, mask)]
+    check(*repeated, result)
+    assert torch.equal(area, grown(repeated[1]).float())
+
+
+def test_every_variant_is_finished_from_its_own_edit(host, finish, make_picture):
+    image, mask = make_picture(1, 64, 96), spot(1, 64, 96)
+    edits = torch.randn(3, 4, 8, 12) * 4
+    variants = finish(image, mask, samples={"samples": edits}, denoise=0.0, feather=0)
+    alone = [finish(image, mask, samples={"samples": each[None]}, denoise=0.0, feather=0) for each in edits]
+    torch.testing.assert_close(variants, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(variants[0], variants[1])
+
+
+def test_an_empty_mask_gives_every_variant_the_picture(finish, make_picture):
+    image = make_picture(1, 64, 96)
+    result = finish(image, torch.zeros(1, 64, 96), samples={"samples": torch.zeros(3, 4, 8, 12)})
+    assert torch.equal(result, image.expand(3, -1, -1, -1))
+
+
+def test_a_soft_mask_is_cut_at_one_half(both, make_picture):
+    image, mask = make_picture(1, 64, 96), torch.zeros(1, 64, 96)
+    mask[:, 8:24, 8:24], mask[:, 40:56, 40:56] = 0.5, 0.51
+    result, area = both(image, mask, feather=8)
+    assert torch.equal(area > 0, grown((mask > 0.5).float()))
+    check(image, (mask > 0.5).float(), result)

@@ -40,8 +40,7 @@ def test_the_finish_paints_nothing_that_was_not_edited(host, half):
     _, mask, _ = host.edit(None, latent_image=latent, denoise=0.5)
     inputs = host.sampling(None) | {"vae": host.vae, "image": image, "mask": mask, "grow": 0, "feather": 0}
     del inputs["latent_image"]
-    finished = host.run("InstDiffInpaintFinish", **inputs)
-    finished = finished[0] if isinstance(finished, tuple) else finished
+    finished, _ = host.run("InstDiffInpaintFinish", **inputs)
     changed = (finished != image).any(-1)
     assert changed[left].any()
     assert not changed[~left].any()

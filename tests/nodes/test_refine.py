@@ -107,6 +107,38 @@ def test_pictures_are_those_that_came_in(attention, left, make_picture):
         assert np.array_equal(np.asarray(image), (picture[0] * 255).round().numpy())
 
 
+@pytest.mark.parametrize("size", [(128, 128), (135, 130), (129, 134)])
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_with_a_picture_the_masks_have_its_size(host, attention, refine, make_picture, size, preset):
+    """VAE Encode keeps the middle of a picture: there the mask is, and its border goes on to the picture's."""
+    picture, settings = make_picture(2, *size), host.settings(preset=preset)
+    top, left = (size[0] - 128) // 2, (size[1] - 128) // 2
+    middle = (slice(None), slice(top, top + 128), slice(left, left + 128))
+    kept = refine(attention=attention, settings=settings, image=picture[middle])
+    whole = refine(attention=attention, settings=settings, image=picture)
+    for found, inside in zip(whole[:2], kept[:2], strict=True):
+        assert found.shape == (2, *size)
+        assert torch.equal(found[middle], inside)
+        assert torch.equal(found[:, :top], found[:, top : top + 1].expand(-1, top, -1))
+        beyond = found[:, :, left + 128 :]
+        assert torch.equal(beyond, found[:, :, left + 127 : left + 128].expand_as(beyond))
+    assert whole[0].unique().tolist() == [0, 1]
+
+
+def test_the_mask_of_a_photo_of_any_size_fits_it(host, refine, make_picture):
+    photo = make_picture(1, 300, 451)
+    latent = host.vae.encode(photo)
+    attention = host.capture(latent, steps=2)[1]
+    mask, soft, *_ = refine(attention=attention, image=photo)
+    assert mask.shape == soft.shape == (1, 300, 451)
+    decoded = host.vae.decode(latent).shape[1:3]
+    assert refine(attention=attention)[0].shape == (1, *decoded)
+    inputs = host.sampling(None, steps=1) | {"vae": host.vae, "image": photo, "mask": mask}
+    del inputs["latent_image"]
+    _, area = host.run("InstDiffInpaintFinish", **inputs, grow=0, feather=0)
+    assert torch.equal(area, mask)
+
+
 def test_names_of_records_cannot_be_guessed(attention, left):
     names = [left(attention=attention)["record"]["filename"] for _ in range(3)]
     assert len(set(names)) == 3

@@ -23,10 +23,13 @@ def test_an_instant_mask_of_all_ones_is_k_sampler_bit_for_bit(host, latent, samp
     assert mask.min() == 1
 
 
-def test_a_mask_of_all_zeros_is_the_source_bit_for_bit(host, latent, sampler):
-    samples, mask, _ = host.edit(latent, mask=torch.zeros(1, 128, 128), **sampler)
-    assert torch.equal(samples, latent)
-    assert not mask.any()
+def test_a_picture_of_a_batch_whose_mask_is_all_zeros_is_the_source_bit_for_bit(host, make_latent, sampler):
+    latent, given = make_latent(2, 16, 16), torch.zeros(2, 128, 128)
+    given[0] = 1
+    samples, mask, _ = host.edit(latent, mask=given, **sampler)
+    assert torch.equal(samples[1], latent[1])
+    assert (samples[0] != latent[0]).any()
+    assert torch.equal(mask, given)
 
 
 def test_capture_attention_is_k_sampler_bit_for_bit(host, latent, sampler):
