@@ -189,8 +189,8 @@ def finish(
     `mask` ``[H, W]`` has the size of the picture, `latent` ``[1, C, h, w]`` is an edit's. It is
     noised to `strength` (0 leaves it as it is, 1 is as good as pure noise) and denoised with the
     noised original outside the mask, which is grown by `grow` pixels first (default: 1/32 of the
-    picture's shorter side) and gets an edge `feather` pixels soft (default: 1/64), within the grown
-    mask. Outside the grown mask the result is `picture` bit for bit.
+    picture's shorter side) and gets an edge `feather` pixels soft (default: 1/64; `grow` at most) in
+    what growing added. Outside the grown mask the result is `picture` bit for bit.
 
     Raises ``ValueError`` for a picture that is not uint8 ``[H, W, 3]``, a mask or a latent of
     another size, and a value out of range.
