@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.refine import PRESETS
 from . import host
 from .checks import checked
-from .types import CATEGORY, Attention, prompt_given, sampling_inputs, words_inputs
+from .types import CATEGORY, Attention, found_by, prompt_given, sampling_inputs, words_inputs
 
 
 class CaptureAttention(io.ComfyNode):
@@ -19,6 +19,7 @@ class CaptureAttention(io.ComfyNode):
             node_id="InstDiffCaptureAttention",
             display_name="Capture Attention",
             category=CATEGORY,
+            **found_by("find object", "mask by text", "segment by text", "attention maps"),
             description=(
                 "Samples exactly as KSampler does, and records where each word of the prompt acted. "
                 "With Refine Instant Mask this finds an object by text, without editing the picture."

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..instdiff_core.diffedit import DRAWS, RATIO, THRESHOLD, noise_difference_mask
 from . import host
 from .checks import checked
-from .types import CATEGORY
+from .types import CATEGORY, found_by
 
 
 class DiffEditMask(io.ComfyNode):
@@ -19,6 +19,7 @@ class DiffEditMask(io.ComfyNode):
             node_id="InstDiffDiffEditMask",
             display_name="DiffEdit Mask",
             category=CATEGORY,
+            **found_by("auto mask", "mask by text"),
             description=(
                 "Finds what would change: the area where two prompts, one for the picture as it is and one for "
                 "the edit, ask the model for different things. The method is DiffEdit's."

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from . import host
 from .checks import checked, text_problem
-from .types import CATEGORY
+from .types import CATEGORY, found_by
 
 
 class EncodeEditPrompt(io.ComfyNode):
@@ -18,6 +18,7 @@ class EncodeEditPrompt(io.ComfyNode):
             node_id="InstDiffEncodeEditPrompt",
             display_name="Encode Edit Prompt",
             category=CATEGORY,
+            **found_by("edit by text", "edit prompt", "replace object"),
             description="Encodes what the edited area should show, and remembers which words the prompt has.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the model that edits."),

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.blend import feathered, paste
 from . import host
 from .checks import checked
-from .types import CATEGORY, sampling_inputs
+from .types import CATEGORY, found_by, sampling_inputs
 
 
 class InpaintFinish(io.ComfyNode):
@@ -19,6 +19,7 @@ class InpaintFinish(io.ComfyNode):
             node_id="InstDiffInpaintFinish",
             display_name="Inpaint Finish",
             category=CATEGORY,
+            **found_by("inpaint by text", "replace object", "remove object", "inpaint", "paste back"),
             description=(
                 "Paints the masked area once more, so that the edit and its surroundings agree. "
                 "Outside the grown mask the result is the input picture, bit for bit."

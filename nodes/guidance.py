@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.refine import PRESETS
 from . import host
 from .checks import checked
-from .types import CATEGORY, Attention, Settings, prompt_given, words_inputs
+from .types import CATEGORY, Attention, Settings, found_by, prompt_given, words_inputs
 
 
 class InstantMaskGuidance(io.ComfyNode):
@@ -19,6 +19,7 @@ class InstantMaskGuidance(io.ComfyNode):
             node_id="InstDiffMaskGuidance",
             display_name="Instant Mask Guidance",
             category=CATEGORY,
+            **found_by("edit by text", "replace object", "remove object", "inpaint by text", "auto mask"),
             description=(
                 "Makes any sampler edit only where the prompt acts: put it between the model and your own KSampler, "
                 "KSampler Advanced or custom sampler. Masked Sampler is this and a KSampler in one."

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.heatmap import COLORMAPS, heatmaps
 from . import host
 from .checks import checked
-from .types import CATEGORY, attention_input, sampled_input
+from .types import CATEGORY, attention_input, found_by, sampled_input
 
 
 class AttentionHeatmaps(io.ComfyNode):
@@ -21,6 +21,7 @@ class AttentionHeatmaps(io.ComfyNode):
             node_id="InstDiffAttentionHeatmaps",
             display_name="Attention Heatmaps",
             category=CATEGORY,
+            **found_by("attention maps", "DAAM"),
             description=(
                 "Shows for every word of the prompt where it acted, and which of them is the index word: the one "
                 "whose place is most like the mask."

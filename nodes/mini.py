@@ -21,7 +21,7 @@ from comfy_api.latest import io
 from ..instdiff_core.mini import FOLDER, TEXT_ENCODER, text_encoder_weights
 from ..instdiff_core.mini.scenes import background_words, compose, object_names
 from .checks import checked
-from .types import CATEGORY
+from .types import CATEGORY, found_by
 
 PREVIEW_COLOURS = [[0.61, 0.10, 0.03], [0.06, 0.42, -0.03], [-0.01, 0.07, 0.58], [-0.04, -0.02, -0.02]]
 PREVIEW_BIAS = [0.11, 0.09, -0.09]
@@ -34,6 +34,7 @@ class LoadMiniModel(io.ComfyNode):
             node_id="InstDiffLoadMiniModel",
             display_name="Load Mini Model",
             category=CATEGORY,
+            **found_by("example model", "test model"),
             description=(
                 "Loads the small model that comes with this pack, to try everything without a download. It knows "
                 "simple pictures of 256 x 256 pixels: one or two things (cat, dog, car, apple ...) on a background."
@@ -55,6 +56,7 @@ class MiniScene(io.ComfyNode):
             node_id="InstDiffMiniScene",
             display_name="Mini Scene",
             category=CATEGORY,
+            **found_by("example image", "test image"),
             description="Draws a picture that the mini model understands, with the exact mask of its object.",
             inputs=[
                 io.Combo.Input("object", options=object_names(), default="cat", tooltip="What the picture shows."),
@@ -67,15 +69,26 @@ class MiniScene(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Place, size and turn of the object. Another seed gives another picture.",
                 ),
+                io.Int.Input(
+                    "batch_size",
+                    optional=True,
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="How many pictures: the first has this seed, each after it the next.",
+                ),
             ],
             outputs=[io.Image.Output(), io.Mask.Output(display_name="object_mask", tooltip="The object's exact area.")],
         )
 
     @classmethod
     @checked
-    def execute(cls, object: str, background: str, seed: int) -> io.NodeOutput:
-        picture, masks = compose(np.random.default_rng(seed), [object], background)
-        return io.NodeOutput(torch.from_numpy(picture.astype(np.float32) / 255)[None], torch.from_numpy(masks).float())
+    def execute(cls, object: str, background: str, seed: int, batch_size: int = 1) -> io.NodeOutput:
+        seeds = range(seed, seed + batch_size)
+        scenes = [compose(np.random.default_rng(each), [object], background) for each in seeds]
+        pictures = np.stack([picture for picture, _ in scenes]).astype(np.float32) / 255
+        masks = np.concatenate([masks for _, masks in scenes]).astype(np.float32)
+        return io.NodeOutput(torch.from_numpy(pictures), torch.from_numpy(masks))
 
 
 def _config(part: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..instdiff_core.refine import PRESETS, course, refine_record
 from ..instdiff_core.report import report
 from . import host
 from .checks import checked, text_problem
-from .types import ADVANCED, CATEGORY, Settings, attention_input, sampled_input
+from .types import ADVANCED, CATEGORY, Settings, attention_input, found_by, sampled_input
 
 DEFAULT = PRESETS["default"]
 
@@ -23,6 +23,7 @@ class MaskSettingsNode(io.ComfyNode):
             node_id="InstDiffMaskSettings",
             display_name="Mask Settings",
             category=CATEGORY,
+            **found_by("auto mask", "mask threshold"),
             description="How attention becomes a mask. For Masked Sampler and Refine Instant Mask.",
             inputs=[
                 io.Combo.Input(
@@ -122,6 +123,7 @@ class RefineInstantMask(io.ComfyNode):
             node_id="InstDiffRefineMask",
             display_name="Refine Instant Mask",
             category=CATEGORY,
+            **found_by("auto mask", "mask by text", "find object", "mask threshold"),
             description="Makes the mask again from recorded attention, with other settings and without sampling.",
             is_output_node=True,
             inputs=[

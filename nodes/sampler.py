@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.refine import PRESETS, refine_record
 from . import host
 from .checks import checked
-from .types import CATEGORY, Attention, Settings, prompt_given, sampling_inputs, words_inputs
+from .types import CATEGORY, Attention, Settings, found_by, prompt_given, sampling_inputs, words_inputs
 
 
 class MaskedSampler(io.ComfyNode):
@@ -19,6 +19,7 @@ class MaskedSampler(io.ComfyNode):
             node_id="InstDiffMaskedSampler",
             display_name="Masked Sampler",
             category=CATEGORY,
+            **found_by("edit by text", "replace object", "remove object", "inpaint by text", "auto mask"),
             description=(
                 "Edits a picture towards the prompt. While it samples, the model's own attention finds the area that "
                 "the prompt is about, and the rest of the picture is kept."

@@ -18,6 +18,11 @@ Attention = io.Custom("INSTDIFF_ATTENTION")
 Settings = io.Custom("INSTDIFF_SETTINGS")
 
 
+def found_by(*searches: str) -> dict[str, Any]:
+    """What else a node is looked for by, as arguments of its schema, in hosts that know how (v0.3.64 does not)."""
+    return {"search_aliases": list(searches)} if "search_aliases" in inspect.signature(io.Schema).parameters else {}
+
+
 def attention_input() -> Any:
     """What a sampling recorded, to be read by `host.record_of`."""
     return Attention.Input("attention", tooltip="From Masked Sampler, Capture Attention or Instant Mask Guidance.")

@@ -44,6 +44,14 @@ def test_the_noise_schedule_agrees(host, parts):
     torch.testing.assert_close(sigmas, ((1 - kept) / kept).sqrt().to(sigmas), atol=1e-4, rtol=1e-4)
 
 
+def test_a_batch_of_scenes_has_those_of_the_seeds_that_follow(host):
+    pictures, masks = host.run("InstDiffMiniScene", object="dog", background="snow", seed=5, batch_size=3)
+    assert len(pictures) == len(masks) == 3
+    last = host.run("InstDiffMiniScene", object="dog", background="snow", seed=7)
+    assert torch.equal(pictures[2:], last[0])
+    assert torch.equal(masks[2:], last[1])
+
+
 def test_a_scene_comes_with_the_mask_of_its_object(host):
     picture, mask = host.run("InstDiffMiniScene", object="dog", background="snow", seed=5)
     assert picture.shape == (1, 256, 256, 3)
