@@ -24,7 +24,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.live.frontend import RENDERERS, Frontend, complaints_in, opened
+from tests.live.frontend import RENDERERS, Frontend, complaints_in, opened, template
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -240,14 +240,14 @@ def frontend(page: Frontend) -> Iterator[Frontend]:
 
 @pytest.fixture
 def workflow(server: Server) -> Callable[..., Graph]:
-    """``workflow(name)``: an example workflow as /prompt takes it, made as ComfyUI's frontend does.
+    """``workflow(name)``: a template, by its name without the number, as /prompt takes it.
 
-    A path gives any other saved workflow, and `steps` one that samples in so many. A node's id is its title,
-    else its type.
+    It is made of the file as ComfyUI's frontend does. A path gives any other saved workflow, and `steps` one that
+    samples in so many. A node's id is its title, else its type.
     """
 
     def load(name: str | Path, steps: int = 0) -> Graph:
-        file = name if isinstance(name, Path) else ROOT / "example_workflows" / f"{name}.json"
+        file = name if isinstance(name, Path) else template(name)
         saved = json.loads(file.read_text(encoding="utf-8"))
         ids: dict[int, str] = {}
         for node in saved["nodes"]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "example_workflows"
+TEMPLATES = sorted(each.stem for each in EXAMPLES.glob("*.json"))
+"""The templates of this pack, in the order in which the template browser lists them."""
+
 RENDERERS = {"classic": False, "vue": True}
 """The frontend draws its nodes on a canvas, or builds them with Vue ("Nodes 2.0"): the setting for each."""
 
@@ -33,6 +36,13 @@ EDGE = 12
 """Pixels around a node in its picture."""
 PATIENCE = 60_000
 """Milliseconds that the page may take for anything but a run."""
+
+
+def template(name: str) -> Path:
+    """The file of a template, by its name without the number."""
+    (file,) = (EXAMPLES / f"{each}.json" for each in TEMPLATES if each.partition("_")[2] == name)
+    return file
+
 
 READY = """() => {
     const app = window.app
@@ -91,10 +101,10 @@ class Frontend:
         self.reload()
 
     def load(self, workflow: str | dict[str, Any]) -> None:
-        """Open an example workflow, by its name, or any saved one."""
+        """Open a template, by its name without the number, or any saved workflow."""
         name, saved = "test", workflow
         if isinstance(workflow, str):
-            name, saved = workflow, json.loads((EXAMPLES / f"{workflow}.json").read_text(encoding="utf-8"))
+            name, saved = workflow, json.loads(template(workflow).read_text(encoding="utf-8"))
         self.page.evaluate("([saved, name]) => app.loadGraphData(saved, true, true, name)", [saved, name])
         self.settle()
 

@@ -1,15 +1,20 @@
-"""The files that ComfyUI's template browser shows for this pack."""
+"""The templates of this pack: the files that ComfyUI's template browser shows."""
 
 import json
 import re
 import shutil
-from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "example_workflows"
-EXAMPLES = {each.stem: json.loads(each.read_text(encoding="utf-8")) for each in sorted(FOLDER.glob("*.json"))}
+from instdiff_core.mini.scenes import compose
+from tests.live.frontend import TEMPLATES, template
+
+EXAMPLES = {
+    name: json.loads(template(name).read_text(encoding="utf-8"))
+    for name in (each.partition("_")[2] for each in TEMPLATES)
+}
 
 
 def models(name):
@@ -23,15 +28,16 @@ WITH_MODELS = [name for name in EXAMPLES if models(name)]
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_has_its_picture(name):
-    with Image.open(FOLDER / f"{name}.jpg") as picture:
+    with Image.open(template(name).with_suffix(".jpg")) as picture:
         assert picture.format == "JPEG"
+        assert np.asarray(picture.convert("L")).mean() > 60  # pictures on white, and no dark page
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_says_what_it_does_and_what_to_try(name):
     (note,) = (node for node in EXAMPLES[name]["nodes"] if node["type"] == "MarkdownNote")
     (text,) = note["widgets_values"]
-    assert re.search("^Try", text, re.MULTILINE)
+    assert re.search("^# Try", text, re.MULTILINE)
     assert all(model in text for model in models(name))
 
 
@@ -48,7 +54,74 @@ def test_every_node_of_an_example_is_comfyuis_or_ours(server, name):
 
 def test_the_server_offers_the_examples(server):
     offered = json.loads(server.get("/workflow_templates"))
-    assert [set(EXAMPLES)] == [set(names) for names in offered.values() if "edit_with_text" in names]
+    assert [sorted(names) for names in offered.values() if TEMPLATES[0] in names] == [TEMPLATES]
+
+
+def test_the_first_template_needs_no_download_and_the_largest_is_not_among_the_first():
+    assert next(iter(EXAMPLES)) in COMPLETE
+    assert list(EXAMPLES).index("sdxl") > max(map(list(EXAMPLES).index, COMPLETE))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_node_of_an_example_is_deprecated_in_the_host(server, name):
+    types = {node["type"] for node in EXAMPLES[name]["nodes"]} & set(server.nodes)
+    assert not [each for each in types if server.nodes[each].get("deprecated")]
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("change_background", "dog"), ("change_background", "water"), ("inpainting_finish", "snowman")]
+)
+def test_what_models_and_steps_share_is_typed_once(workflow, name, word):
+    texts = [node["inputs"].get(key, "") for node in workflow(name).values() for key in ("text", "value")]
+    assert sum(word in each for each in texts if isinstance(each, str)) == 1
+
+
+def widened(mask, by):
+    """The white of a picture of a mask, with so many pixels around it, ``[h, w]``."""
+    return np.asarray(Image.fromarray(mask).filter(ImageFilter.MaxFilter(2 * by + 1)))[..., 0] > 0
+
+
+@pytest.mark.parametrize("name", WITH_MODELS)
+def test_a_photo_is_given_back_whole_and_unchanged_outside_the_mask(server, workflow, name):
+    graph = workflow(name, steps=6)
+    for node in graph.values():
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node.update(class_type="InstDiffLoadMiniModel", inputs={})
+        if node["class_type"] == "ImageScale":
+            node["inputs"]["width"] = 301
+    photo = compose(np.random.default_rng(3), ["cat"], "grass", size=301)[0][20:271]
+    Image.fromarray(photo).save(server.log_file.parent / "input" / "photo.png")
+    graph["LoadImage"]["inputs"]["image"] = "photo.png"
+    graph["mask"] = {"class_type": "MaskPreview", "inputs": {"mask": ["InstDiffRefineMask", 0]}}
+    run = server.run(graph)
+    result = run.picture("After")
+    assert result.shape == photo.shape
+    grown = widened(run.picture("mask"), graph["InstDiffInpaintFinish"]["inputs"]["grow"])
+    missing = np.subtract(photo.shape[:2], grown.shape)  # of whole latent pixels, from the middle
+    grown = np.pad(grown, [(each // 2, each - each // 2) for each in missing], "edge")
+    assert (result[~grown] == photo[~grown]).all()
+    assert 0.02 < grown.mean() < 0.9
+    assert (result[grown] != photo[grown]).any()
+
+
+def test_the_second_pass_of_hires_fix_enlarges_the_picture_and_stays_inside_the_first_mask(server, workflow):
+    graph = workflow("hires_fix")
+    show = {"first": "LatentUpscaleBy", "second": "Second pass"}
+    for name, node in show.items():
+        graph[f"decoded {name}"] = {
+            "class_type": "VAEDecode",
+            "inputs": {"samples": [node, 0], "vae": ["InstDiffLoadMiniModel", 2]},
+        }
+        graph[name] = {"class_type": "PreviewImage", "inputs": {"images": [f"decoded {name}", 0]}}
+    graph["mask"] = {"class_type": "MaskPreview", "inputs": {"mask": ["GrowMask", 0]}}
+    graph["enlarged"] = {"class_type": "PreviewImage", "inputs": {"images": ["Picture at the new size", 0]}}
+    run = server.run(graph)
+    first, second, after, enlarged = (run.picture(name) for name in ("first", "second", "After", "enlarged"))
+    near = widened(np.asarray(Image.fromarray(run.picture("mask")).resize(first.shape[1::-1])), 2)
+    assert after.shape[0] == 1.5 * run.picture("Before").shape[0]
+    assert (after[~near] == enlarged[~near]).all()
+    assert (np.abs(first.astype(int) - second)[~near] > 8).mean() < 0.01
+    assert (np.abs(first.astype(int) - second)[near] > 8).mean() > 0.2
 
 
 @pytest.mark.parametrize("name", COMPLETE)

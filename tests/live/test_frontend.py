@@ -5,23 +5,31 @@ import re
 
 import pytest
 
-from tests.live.frontend import EXAMPLES, ROOT
+from tests.live.frontend import ROOT, TEMPLATES
 
 DOCS = ROOT / "web" / "docs"
 NAMED = {
     locale: json.loads((ROOT / "locales" / locale / "nodeDefs.json").read_text(encoding="utf-8"))
     for locale in ("en", "zh")
 }
-NAMES = sorted(each.stem for each in EXAMPLES.glob("*.json"))
-"""The templates of this pack."""
+LEAST_LETTERS = 11
+"""Pixels that the letters of a note must have at the zoom at which a template opens in a full HD window."""
+LETTERS = """(all, bottom) => all.map(each => {
+    const shown = each.getBoundingClientRect()
+    return shown.bottom > bottom ? 0 : parseFloat(getComputedStyle(each).fontSize) * shown.width / each.offsetWidth
+})"""
 
 
 def open_template_browser(frontend):
     """Show this pack's templates there; the cards."""
     frontend.page.locator(".templates-tab-button").click()
     frontend.page.get_by_role("dialog").get_by_text("InstDiffEdit", exact=True).click()
-    frontend.page.get_by_test_id(f"template-workflow-{NAMES[-1]}").wait_for()
+    frontend.page.get_by_test_id(f"template-workflow-{TEMPLATES[-1]}").wait_for()
     return frontend.page.locator("[data-testid^='template-workflow-']")
+
+
+def name_of(template):
+    return template.partition("_")[2]
 
 
 def missing_nodes(frontend):
@@ -30,23 +38,63 @@ def missing_nodes(frontend):
     )
 
 
-def test_the_template_browser_offers_every_template_with_its_picture_and_opens_it(frontend):
+def test_the_template_browser_lists_the_templates_by_number_with_their_pictures_and_opens_them(frontend):
     cards = open_template_browser(frontend)
-    assert sorted(card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()) == NAMES
+    assert [card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()] == TEMPLATES
     for card in cards.all():
         picture = card.locator("img").first
         picture.scroll_into_view_if_needed()
         frontend.page.wait_for_function("image => image.naturalWidth > 0", arg=picture.element_handle())
-    frontend.page.get_by_test_id("template-workflow-edit_with_text").click()
-    frontend.page.wait_for_function("app.extensionManager.workflow.activeWorkflow.filename === 'edit_with_text'")
+    cards.first.click()
+    frontend.page.wait_for_function(
+        "name => app.extensionManager.workflow.activeWorkflow.filename === name", arg=TEMPLATES[0]
+    )
     assert frontend.node("InstDiffMaskedSampler")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", map(name_of, TEMPLATES))
 def test_a_template_has_no_missing_nodes(frontend, name):
     frontend.load(name)
     assert len(frontend.workflow["nodes"]) > 3
     assert not missing_nodes(frontend)
+
+
+@pytest.mark.parametrize("name", map(name_of, TEMPLATES))
+def test_the_note_of_a_template_can_be_read_at_the_zoom_at_which_it_opens(frontend, name):
+    window = frontend.page.viewport_size
+    frontend.page.set_viewport_size({"width": 1920, "height": 1080})
+    frontend.load(name)
+    note = frontend.node("MarkdownNote")
+    texts = frontend.page.get_by_role("heading").filter(has_text=re.compile(r"\w{3}.* "))
+    texts.first.wait_for()
+    bottom = note.evaluate(
+        "(node.pos[1] + node.size[1] + app.canvas.ds.offset[1]) * app.canvas.ds.scale"
+        " + app.canvas.canvas.getBoundingClientRect().y"
+    )
+    (written,) = note.evaluate("node.widgets.map(each => each.value)")
+    sizes = texts.evaluate_all(LETTERS, bottom)
+    frontend.page.set_viewport_size(window)
+    assert len(sizes) == len(written.split("\n\n"))
+    assert min(sizes) >= LEAST_LETTERS
+
+
+@pytest.mark.parametrize(
+    ("search", "name"),
+    [
+        ("replace object", "Masked Sampler"),
+        ("remove object", "Inpaint Finish"),
+        ("edit by text", "Encode Edit Prompt"),
+        ("inpaint by text", "Masked Sampler"),
+        ("auto mask", "Refine Instant Mask"),
+    ],
+)
+def test_a_search_for_what_it_does_finds_the_node(frontend, search, name):
+    frontend.load("edit_with_text")
+    frontend.page.evaluate("app.graph.clear()")
+    frontend.page.mouse.dblclick(600, 600)
+    frontend.page.get_by_role("combobox", name="Add a node").fill(search)
+    frontend.page.get_by_role("option", name=name).first.wait_for()
+    frontend.page.keyboard.press("Escape")
 
 
 def test_the_first_template_runs_from_the_run_button(frontend):

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.live.frontend import EXAMPLES, ROOT, opened
+from tests.live.frontend import ROOT, opened, template
 
 STORED = ROOT / "web" / "docs" / "images"
 WORKFLOWS = ("edit_with_text", "compare_with_diffedit", "own_sampler", "heatmaps")
 """Each node is shown as it is after a run of the first of these that has it."""
 KINDS = {
-    name: {node["type"] for node in json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))["nodes"]}
+    name: {node["type"] for node in json.loads(template(name).read_text(encoding="utf-8"))["nodes"]}
     for name in WORKFLOWS
 }
 
