@@ -61,7 +61,9 @@ let mounted = 0;
 function mount(node) {
   /** @type {Widget[]} */
   const widgets = node.widgets.filter((/** @type {Widget} */ { name }) => name in INPUTS);
-  const editor = new MaskEditor(textsFor(app.extensionManager.setting.get("Comfy.Locale")), {
+  const texts = textsFor(app.extensionManager.setting.get("Comfy.Locale"));
+  for (const widget of widgets) widget.label = texts.inputs[widget.name]; // what its 0 means, which the editor shows
+  const editor = new MaskEditor(texts, {
     onChange: (choice) => write(node, widgets, choice),
     onCommit: noteChange,
   });

@@ -3,13 +3,14 @@
 import base64
 import io
 import json
+import re
 import urllib.parse
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.live.frontend import EXAMPLES
+from tests.live.frontend import template
 
 NODE = "InstDiffRefineMask"
 WAITING = "Queue the workflow to see the mask here."
@@ -102,7 +103,7 @@ def sampled(count, of):
 
 def workflow(prompt="a red car on the grass", copies=1):
     """The template retune_mask with few steps, and one Refine Instant Mask that has room."""
-    saved = json.loads((EXAMPLES / "retune_mask.json").read_text(encoding="utf-8"))
+    saved = json.loads(template("retune_mask").read_text(encoding="utf-8"))
     kept, *others = (node for node in saved["nodes"] if node["type"] == NODE)
     kept.update(title=NODE, pos=[1400, 1600], size=[420, 640], widgets_values=[0, 0, ""], properties={})
     gone = {node["id"] for node in others} | {node["id"] for node in saved["nodes"] if node["type"] == "PreviewAny"}
@@ -194,11 +195,37 @@ def test_a_click_names_a_word_and_another_no_longer_does(editor):
     assert editor.area() == found
 
 
-def test_every_word_says_its_weight_and_one_that_it_is_the_index_word(editor):
-    said = editor.words.all_inner_texts()
-    assert [each.split("\n")[0].lstrip("★+−") or each.split("\n")[1] for each in said]
-    assert sum("index word" in each and "★" in each for each in said) == 1
-    assert all(("+" in each) == ("goes with" in each) and ("−" in each) == ("goes against" in each) for each in said)
+def test_every_word_says_its_weight_as_a_number_and_one_that_it_is_the_index_word(editor):
+    shown = editor.words.all_inner_texts()
+    said = editor.words.evaluate_all("all => all.map(each => each.ariaLabel)")
+    assert said == editor.words.evaluate_all("all => all.map(each => each.title)")
+    assert sum("index word" in each for each in said) == sum("★" in each for each in shown) == 1
+    for sign, number, meaning in (("+", ": +1", "goes with"), ("−", ": −1", "goes against")):
+        having = [sign in each for each in shown]
+        assert having == [number in each for each in said] == [meaning in each for each in said]
+
+
+def test_the_signs_of_the_words_are_explained_beside_them(editor):
+    explained = editor.element.locator(".instdiff-legend").inner_text()
+    assert all(sign in explained for sign in ("★ index word", "+ goes with", "− against"))
+
+
+def test_what_acts_is_told_in_numbers_too(frontend, editor):
+    editor.picture.hover()
+    frontend.settle()
+    told = editor.element.locator(".instdiff-acting").all_inner_texts()
+    assert told
+    assert all(re.search(r"\d+ %$", each.strip()) for each in told)
+
+
+def test_the_threshold_that_is_the_settings_says_so_above_and_below(editor):
+    shown = editor.element.locator(".instdiff-value").first
+    label = "node.widgets.find(each => each.name === 'threshold').label"
+    assert shown.inner_text() == editor.threshold.get_attribute("aria-valuetext") == "0.50 (settings)"
+    assert editor.node.evaluate(label) == "threshold (0: settings)"
+    editor.threshold.fill("0.8")
+    editor.frontend.settle()
+    assert shown.inner_text() == "0.80"
 
 
 def test_scrubbing_shows_the_steps_and_the_last_one_stands_for_all(editor):
@@ -427,7 +454,7 @@ def test_a_run_that_is_not_there_counts_as_none(frontend, run):
 def test_markup_in_the_prompt_does_nothing(frontend, opened):
     editor = opened("<img src=x onerror=alert(1)> a <b>red</b> car")
     assert not editor.element.locator("img, b").count()
-    assert "car" in [word.get_attribute("title") for word in editor.words.all()]
+    assert "car" in editor.element.locator(".instdiff-word").all_inner_texts()
 
 
 def test_a_hundred_words_leave_the_picture_its_room(frontend, opened):

@@ -66,6 +66,7 @@ export class MaskEditor {
       this._pages.row,
       make("div", { class: "instdiff-row" }, this._origin, this._forget, this._area),
       this._words.element,
+      make("p", { class: "instdiff-legend" }, texts.legend),
       this._threshold.row,
       this._steps.row,
     );
@@ -243,7 +244,9 @@ export class MaskEditor {
   _renderThreshold({ threshold }) {
     const { input, value } = this._threshold;
     input.value = String(threshold);
-    value.textContent = threshold.toFixed(2);
+    const shown = threshold.toFixed(2);
+    value.textContent = this._choice.threshold ? shown : this._texts.ofSettings(shown);
+    input.setAttribute("aria-valuetext", value.textContent);
     input.disabled = this._fixed.includes("threshold");
     this._reset.disabled = input.disabled || !this._choice.threshold;
   }

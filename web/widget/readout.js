@@ -1,6 +1,6 @@
 import { make } from "./dom.js";
 
-/** The words that act at a place, strongest first, each with a bar; and a line to be read out. */
+/** The words that act at a place, strongest first, each with its share and a bar; and a line to be read out. */
 export class Readout {
   /** @param {import("./texts.js").Texts} texts */
   constructor(texts) {
@@ -20,11 +20,16 @@ export class Readout {
     this._bars.replaceChildren(
       ...words.map(({ text, value }) => {
         const bar = make("span", { class: "instdiff-bar" });
-        bar.style.width = `${Math.round(value * 100)}%`;
-        return make("span", { class: "instdiff-acting", title: text }, make("span", {}, text), bar);
+        bar.style.width = `${percent(value)}%`;
+        const said = this._texts.acting(text, percent(value));
+        return make("span", { class: "instdiff-acting", title: said }, make("span", {}, said), bar);
       }),
     );
-    const said = words.map(({ text, value }) => this._texts.acting(text, Math.round(value * 100)));
+    const said = words.map(({ text, value }) => this._texts.acting(text, percent(value)));
     this._spoken.textContent = aloud ? said.join(", ") : "";
   }
+}
+
+function percent(value) {
+  return Math.round(value * 100);
 }

@@ -2,6 +2,7 @@ import { make } from "./dom.js";
 
 /** @type {Record<number, string>} */
 const SIGNS = { "1": "+", "0": "", "-1": "−" };
+const WEIGHTS = { "1": "+1", "0": "0", "-1": "−1" };
 
 /** The words of the edit prompt as buttons: one stop for Tab, arrow keys move within. */
 export class Words {
@@ -32,15 +33,13 @@ export class Words {
   list(words) {
     this._chips = words.map((word) => {
       const sign = make("span", { class: "instdiff-sign", "aria-hidden": "true" });
-      const role = make("span", { class: "instdiff-unseen" });
       const button = make(
         "button",
-        { type: "button", title: word, tabindex: "-1", "aria-pressed": "false" },
+        { type: "button", tabindex: "-1", "aria-pressed": "false" },
         sign,
         make("span", { class: "instdiff-word" }, word),
-        role,
       );
-      return { button, sign, role };
+      return { word, button, sign };
     });
     this.element.replaceChildren(...this._chips.map((chip) => chip.button));
     this._enter(0);
@@ -52,7 +51,7 @@ export class Words {
    * @param {boolean} fixed whether they cannot be changed
    */
   update({ weights, index }, named, fixed) {
-    this._chips.forEach(({ button, sign, role }, number) => {
+    this._chips.forEach(({ word, button, sign }, number) => {
       const weight = weights[number];
       const isIndex = number === index;
       button.setAttribute("aria-pressed", String(named[number]));
@@ -61,7 +60,9 @@ export class Words {
       button.dataset.index = String(isIndex);
       sign.textContent = `${isIndex ? "★" : ""}${SIGNS[weight]}`;
       const roles = [isIndex && this._texts.index, weight > 0 && this._texts.with, weight < 0 && this._texts.against];
-      role.textContent = roles.filter(Boolean).map((text) => `, ${text}`).join("");
+      const said = this._texts.weight(word, WEIGHTS[weight], roles.filter(Boolean));
+      button.title = said;
+      button.setAttribute("aria-label", said);
     });
   }
 
