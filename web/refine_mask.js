@@ -10,7 +10,7 @@ import { textsFor } from "./widget/texts.js";
 
 /**
  * @typedef {any} HostNode a node of the host
- * @typedef {{ name: keyof Choice, value: unknown, callback?: Function }} Widget an input of it
+ * @typedef {{ name: keyof Choice, value: unknown, label?: string, callback?: Function }} Widget an input of it
  * @typedef {import("./widget/mask_editor.js").Choice} Choice
  */
 

@@ -30,6 +30,7 @@ export class Readout {
   }
 }
 
+/** @param {number} value */
 function percent(value) {
   return Math.round(value * 100);
 }

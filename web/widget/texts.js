@@ -2,9 +2,12 @@
  * @typedef {Record<
  *   "editor" | "waiting" | "picture" | "point" | "words" | "foundByItself" | "fits" | "named"
  *   | "namedInSettings" | "forget" | "with" | "against" | "index" | "threshold" | "reset" | "step"
- *   | "previous" | "next",
+ *   | "previous" | "next" | "legend",
  *   string
  * > & {
+ *   weight: (word: string, weight: string, roles: string[]) => string,
+ *   ofSettings: (value: string) => string,
+ *   inputs: Record<string, string>,
  *   unknown: (word: string, near: string | undefined) => string,
  *   area: (percent: string) => string,
  *   acting: (word: string, percent: number) => string,

@@ -2,6 +2,7 @@ import { make } from "./dom.js";
 
 /** @type {Record<number, string>} */
 const SIGNS = { "1": "+", "0": "", "-1": "−" };
+/** @type {Record<number, string>} */
 const WEIGHTS = { "1": "+1", "0": "0", "-1": "−1" };
 
 /** The words of the edit prompt as buttons: one stop for Tab, arrow keys move within. */
@@ -12,7 +13,7 @@ export class Words {
    */
   constructor(texts, onToggle) {
     this._texts = texts;
-    /** @type {{ button: HTMLButtonElement, sign: HTMLElement, role: HTMLElement }[]} */
+    /** @type {{ word: string, button: HTMLButtonElement, sign: HTMLElement }[]} */
     this._chips = [];
     this._current = 0;
     this.element = make("div", {
@@ -59,8 +60,12 @@ export class Words {
       button.dataset.weight = String(weight);
       button.dataset.index = String(isIndex);
       sign.textContent = `${isIndex ? "★" : ""}${SIGNS[weight]}`;
-      const roles = [isIndex && this._texts.index, weight > 0 && this._texts.with, weight < 0 && this._texts.against];
-      const said = this._texts.weight(word, WEIGHTS[weight], roles.filter(Boolean));
+      const roles = [
+        ...(isIndex ? [this._texts.index] : []),
+        ...(weight > 0 ? [this._texts.with] : []),
+        ...(weight < 0 ? [this._texts.against] : []),
+      ];
+      const said = this._texts.weight(word, WEIGHTS[weight], roles);
       button.title = said;
       button.setAttribute("aria-label", said);
     });
