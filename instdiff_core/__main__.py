@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from .files import read_picture, save_picture
 from .metrics import iou
@@ -21,7 +21,7 @@ from .mini.scenes import compose, with_article
 from .refine import PRESETS
 from .report import report
 
-SCENES = (("cat", "grass", "dog"), ("apple", "sand", "house"), ("car", "snow", "tree"), ("frog", "water", "flower"))
+SCENES = (("cat", "grass", "frog"), ("tree", "sand", "house"), ("ball", "grass", "flower"), ("flower", "snow", "apple"))
 """What the demo edits: object, background, what the object becomes."""
 
 COLUMNS = ("before", "soft mask", "mask", "after")
@@ -56,7 +56,7 @@ def demo(options: argparse.Namespace) -> None:
     from . import pipeline
 
     model = pipeline.load_mini(_device())
-    rows: list[list[Image.Image]] = []
+    rows: dict[str, list[Image.Image]] = {}
     scores: list[float] = []
     for number, (before, background, after) in enumerate(SCENES):
         picture, masks = compose(np.random.default_rng([options.seed, number]), [before], background)
@@ -65,8 +65,9 @@ def demo(options: argparse.Namespace) -> None:
         binary = result.mask.binary[0].numpy()
         scores.append(iou(binary, masks[0]))
         soft = (result.mask.soft[0].numpy() * 255).astype(np.uint8)
-        rows.append([Image.fromarray(part) for part in (picture, soft, _grey(binary), result.picture)])
-        print(f"{with_article(before)} -> {prompt}: mask IoU {scores[-1]:.2f}", flush=True)
+        line = f"{with_article(before)} -> {prompt}: mask IoU {scores[-1]:.2f}"
+        rows[line] = [Image.fromarray(part) for part in (picture, soft, _grey(binary), result.picture)]
+        print(line, flush=True)
     print(f"mean mask IoU {np.mean(scores):.2f}")
     _sheet(rows).save(options.out)
 
@@ -156,17 +157,21 @@ def _grey(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return mask.astype(np.uint8) * 255
 
 
-def _sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    """Rows of pictures, enlarged, under the names of their columns."""
-    title, gap = 24, 4
-    sheet = Image.new("RGB", (len(COLUMNS) * (TILE + gap) - gap, title + len(rows) * (TILE + gap) - gap), "white")
+def _sheet(rows: dict[str, list[Image.Image]]) -> Image.Image:
+    """Rows of pictures, enlarged, under the names of their columns and each above its line of text."""
+    line, gap = 24, 4
+    step = TILE + gap
+    sheet = Image.new("RGB", (len(COLUMNS) * step - gap, line + len(rows) * (TILE + line)), "white")
     draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
     for column, name in enumerate(COLUMNS):
-        draw.text((column * (TILE + gap) + TILE // 2, title // 2), name, "black", anchor="mm")
-    for line, row in enumerate(rows):
+        draw.text((column * step + TILE // 2, line // 2), name, "black", font, anchor="mm")
+    for number, (text, row) in enumerate(rows.items()):
+        top = line + number * (TILE + line)
         for column, image in enumerate(row):
             enlarged = image.convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (column * (TILE + gap), title + line * (TILE + gap)))
+            sheet.paste(enlarged, (column * step, top))
+        draw.text((sheet.width // 2, top + TILE + line // 2), text, "black", font, anchor="mm")
     return sheet
 
 

@@ -100,10 +100,12 @@ def test_the_demo_writes_one_sheet_and_prints_the_mask_iou(
     monkeypatch.setattr(pipeline, "edit", functools.partial(pipeline.edit, steps=4))
     command_line.main(["demo"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("a cat -> a dog: mask IoU ")
+    assert lines[0].startswith("a cat -> a frog: mask IoU ")
     assert lines[-1].startswith("mean mask IoU ")
     with Image.open(folder / "instdiff-demo.png") as sheet:
         assert sheet.width >= 4 * 256
+        last = sheet.convert("L").crop((0, sheet.height - 20, *sheet.size))
+    assert min(last.getdata()) < 128  # the prompt and the IoU, under the pictures
 
 
 @pytest.mark.parametrize(
