@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "example_workflows"
 TEMPLATES = sorted(each.stem for each in EXAMPLES.glob("*.json"))
-"""The templates of this pack, in the order in which the template browser lists them."""
+"""The templates of this pack, in the order of their numbers."""
 
 RENDERERS = {"classic": False, "vue": True}
 """The frontend draws its nodes on a canvas, or builds them with Vue ("Nodes 2.0"): the setting for each."""
