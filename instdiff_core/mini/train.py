@@ -89,7 +89,9 @@ class Words(nn.Module):
 
     def rows(self, text: str) -> list[int]:
         """The 77 embedding rows of a caption; `UNKNOWN` stands for a word "?"."""
-        ids = self.tokenizer(text, padding="max_length", truncation=True).input_ids
+        # the host's copy of the tokenizer has another length of its own
+        places = self.positions.num_embeddings
+        ids = self.tokenizer(text, padding="max_length", truncation=True, max_length=places).input_ids
         return [self.row.get(token, UNKNOWN) for token in ids]
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ class Run:
             self.seconds = time.monotonic() - start
             if self.step % 50 == 0:
                 print(f"step {self.step}/{self.steps}  loss {self.loss:.4f}  {self.seconds / 60:.1f} min", flush=True)
-            if self.step % 200 == 0 or self.step == self.steps:
+            if self.step % 50 == 0 or self.step == self.steps:
                 self.save()
 
     def save(self) -> None:

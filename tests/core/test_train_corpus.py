@@ -17,7 +17,8 @@ from instdiff_core.pipeline import load_mini
 
 @pytest.fixture(scope="module")
 def model():
-    return starting_model(CLIPTokenizer.from_pretrained(mini.FOLDER / "tokenizer"))
+    # as in the host's copy of the whole tokenizer
+    return starting_model(CLIPTokenizer.from_pretrained(mini.FOLDER / "tokenizer", model_max_length=8192))
 
 
 def test_start_end_and_pads_are_one_token_and_words_say_the_same_anywhere(model):
