@@ -19,7 +19,7 @@ from .files import read_picture, save_picture
 from .metrics import iou
 from .mini.scenes import compose, with_article
 from .refine import PRESETS
-from .report import report
+from .report import describe_mask
 
 SCENES = (("cat", "grass", "frog"), ("tree", "sand", "house"), ("ball", "grass", "flower"), ("flower", "snow", "apple"))
 """What the demo edits: object, background, what the object becomes."""
@@ -98,7 +98,7 @@ def edit(options: argparse.Namespace) -> None:
     save_picture(result.picture, options.out, alpha)
     if options.mask:
         Image.fromarray(_grey(binary)).save(options.mask)
-    print(json.dumps(result.report) if options.json else report(result.mask, result.record, settings))
+    print(json.dumps(result.facts) if options.json else describe_mask(result.mask, result.record, settings))
 
 
 def _parser() -> Parser:

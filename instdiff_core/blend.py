@@ -18,7 +18,7 @@ def keep_original(mask: Tensor, edited: Tensor, original: Tensor) -> Tensor:
     return torch.where(mask.unsqueeze(1), edited, original)
 
 
-def feathered(mask: Tensor, grow: int, feather: int) -> tuple[Tensor, Tensor]:
+def feather_mask(mask: Tensor, grow: int, feather: int) -> tuple[Tensor, Tensor]:
     """The area to paint and how to paste it: grown by `grow` pixels, with a soft edge in what was added.
 
     `mask` ``[B, H, W]`` float in 0..1, cut at one half. Returns the grown mask ``[B, H, W]`` bool

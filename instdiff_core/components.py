@@ -14,7 +14,7 @@ EIGHT = np.ones((3, 3), np.bool_)
 """What is in a mask is connected over corners too; what is not in it is not, so that lines part it."""
 
 
-def cleaned(masks: Tensor, min_area: float) -> Tensor:
+def clean_masks(masks: Tensor, min_area: float) -> Tensor:
     """Bool masks ``[B, H, W]`` without their specks and holes, on the same device, which waits for it.
 
     Specks are connected components of the mask with less than `min_area` (0 to 1) of the pixels of
@@ -22,11 +22,11 @@ def cleaned(masks: Tensor, min_area: float) -> Tensor:
     """
     if not min_area:
         return masks
-    made = np.stack([_cleaned(mask, min_area) for mask in masks.cpu().numpy()])
+    made = np.stack([_clean_mask(mask, min_area) for mask in masks.cpu().numpy()])
     return torch.from_numpy(made).to(masks.device)
 
 
-def _cleaned(mask: Mask, min_area: float) -> Mask:
+def _clean_mask(mask: Mask, min_area: float) -> Mask:
     labels, sizes = _components(mask, EIGHT)
     least = min_area * sizes.max(initial=0)
     mask = mask & (sizes >= least)[labels]

@@ -17,11 +17,11 @@ RATIO = 3.0
 THRESHOLD = 0.5
 """Where the map is cut."""
 
-DRAWS = 10
+NOISE_SAMPLES = 10
 """Draws of noise that a map is the mean of."""
 
 
-def disagreement(target: Tensor, source: Tensor) -> Tensor:
+def measure_disagreement(target: Tensor, source: Tensor) -> Tensor:
     """How far two predictions ``[N, C, h, w]``, of any float type, are apart: ``[N, h, w]`` float32, 0 and above.
 
     Noise, v or clean latents, with or without guidance: at one noise level and with one negative
@@ -35,7 +35,7 @@ def noise_difference_mask(
 ) -> tuple[Tensor, Tensor]:
     """The soft mask ``[B, H, W]`` float32 in 0..1 and the binary one, bool, at `size`.
 
-    `difference` ``[B, h, w]`` is the mean of `disagreement` over the draws of each picture, in any
+    `difference` ``[B, h, w]`` is the mean of `measure_disagreement` over the draws of each picture, in any
     unit. It is 1 in the soft mask from `ratio` times its mean on; the binary mask is where the
     soft one exceeds `threshold`. Both are empty where there is no difference at all.
     """

@@ -17,7 +17,7 @@ from .tokens import PromptWords
 START, END, FIRST_WORD = 0, 1, 2
 """Channels of the cross-attention maps: the start token, the end token, then the words."""
 
-CHANGE, ERROR, ERROR_WITHOUT, FIRST_EXTENT = 0, 1, 2, 3
+CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED = 0, 1, 2, 3
 """Channels of the extents: see `Evidence`; then the words."""
 
 FULL_NOISE = 2.0
@@ -32,18 +32,18 @@ class Predictions:
     """What the model makes of a step, as clean latents ``[B, C, H, W]``.
 
     `with_prompt` and `without_prompt` are its two predictions (none where there was no negative
-    prompt), `guided` is what the sampler gets, and `clean` the latent of the picture.
+    prompt), `guided` is what the sampler gets, and `image_latent` the latent of the picture.
     """
 
     guided: Tensor
     with_prompt: Tensor
     without_prompt: Tensor | None
-    clean: Tensor
+    image_latent: Tensor
 
-    def rows(self, part: slice) -> Predictions:
+    def entries(self, part: slice) -> Predictions:
         """Those of some pictures of the batch."""
         without = self.without_prompt if self.without_prompt is None else self.without_prompt[part]
-        return Predictions(self.guided[part], self.with_prompt[part], without, self.clean[part])
+        return Predictions(self.guided[part], self.with_prompt[part], without, self.image_latent[part])
 
     def signals(self, level: NoiseLevel) -> Tensor:
         """``[B, 3, H, W]``, in units of the noise at its `level`: change, error with the prompt, error without.
@@ -54,11 +54,11 @@ class Predictions:
         Classifier"), cell by cell. Without a prediction without prompt its error is 0, so that
         the prompt contradicts every place.
         """
-        change, error = (level.error(each, self.clean) for each in (self.guided, self.with_prompt))
+        change, error = (level.error(each, self.image_latent) for each in (self.guided, self.with_prompt))
         change, error = change.abs(), error.square()
         without = torch.zeros_like(error)
         if self.without_prompt is not None:
-            without = level.error(self.without_prompt, self.clean).square()
+            without = level.error(self.without_prompt, self.image_latent).square()
         return torch.stack([change.mean(1), error.mean(1), without.mean(1)], 1)
 
 
@@ -67,18 +67,18 @@ class Evidence:
     """The evidence up to a step, float32, on one device.
 
     `first` and `maps` ``[B, 2 + words, h, w]``: cross-attention of the start token, the end token
-    and the words, in the first step and as mean over the steps. `extents` ``[B, 3 + words, h, w]``:
+    and the words, in the first step and as mean over the steps. `propagated` ``[B, 3 + words, h, w]``:
     the signals (`Predictions.signals`) and the words' maps, carried over the self-attention, which
     spreads them over whole objects; a mean in which steps count by the fourth power of their noise
-    level, since early steps show the picture and late ones its edit. `guide` ``[B, C, H, W]``
+    level, since early steps show the picture and late ones its edit. `image_latent` ``[B, C, H, W]``
     is the latent of the picture. `noise_mask` ``[B, H, W]`` bool is where the latent's own noise
     mask lets the sampler edit; none: everywhere.
     """
 
     first: Tensor
     maps: Tensor
-    extents: Tensor
-    guide: Tensor
+    propagated: Tensor
+    image_latent: Tensor
     noise_mask: Tensor | None = None
 
     def shared(self) -> Evidence:
@@ -86,22 +86,24 @@ class Evidence:
 
         Without the noise masks, of which every picture keeps its own.
         """
-        return Evidence(*(part.mean(0, keepdim=True) for part in (self.first, self.maps, self.extents, self.guide)))
+        return Evidence(
+            *(part.mean(0, keepdim=True) for part in (self.first, self.maps, self.propagated, self.image_latent))
+        )
 
 
 @dataclass(frozen=True)
 class AttentionRecord:
     """The evidence of a run step by step, kept to be refined again without sampling.
 
-    `maps` ``[steps, batch, 2 + words, h, w]``, `extents` ``[steps, batch, 3 + words, h, w]`` and
-    `guide` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
+    `maps` ``[steps, batch, 2 + words, h, w]``, `propagated` ``[steps, batch, 3 + words, h, w]`` and
+    `image_latent` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
     model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`), and `scale`
     the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool is that of `Evidence`.
     """
 
     maps: Tensor
-    extents: Tensor
-    guide: Tensor
+    propagated: Tensor
+    image_latent: Tensor
     words: PromptWords
     sigmas: tuple[float, ...]
     scale: int
@@ -110,7 +112,7 @@ class AttentionRecord:
     @property
     def latent_size(self) -> tuple[int, int]:
         """``(height, width)`` in latent pixels."""
-        return self.guide.shape[-2], self.guide.shape[-1]
+        return self.image_latent.shape[-2], self.image_latent.shape[-1]
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -123,7 +125,7 @@ class AttentionRecord:
 
         0 for a step without a prediction without prompt, where others have one.
         """
-        compared = (self.extents[:, :, ERROR_WITHOUT] > 0).flatten(1).any(1)
+        compared = (self.propagated[:, :, ERROR_WITHOUT] > 0).flatten(1).any(1)
         return _weight(torch.tensor(self.sigmas)) * (compared | ~compared.any())
 
     def evidence(self, steps: int | None = None) -> Evidence:
@@ -134,9 +136,9 @@ class AttentionRecord:
     def evidences(self) -> Iterator[Evidence]:
         """The evidence after each step."""
         sums = _Sums()
-        for maps, extents, weight in zip(self.maps, self.extents, self.weights, strict=True):
-            sums.add(maps.float(), extents.float(), weight)
-            yield sums.evidence(self.guide.float(), self.noise_mask)
+        for maps, propagated, weight in zip(self.maps, self.propagated, self.weights, strict=True):
+            sums.add(maps.float(), propagated.float(), weight)
+            yield sums.evidence(self.image_latent.float(), self.noise_mask)
 
 
 class Recorder:
@@ -152,19 +154,19 @@ class Recorder:
         self._maps = _Mean()
         self._affinities: dict[tuple[int, int], _Mean] = {}
         self._steps: list[Tensor] = []
-        self._extents: list[Tensor] = []
+        self._propagated: list[Tensor] = []
         self._sigmas: list[Tensor] = []
         self._sums = _Sums()
         self._compared = False
-        self._guide: Tensor | None = None
+        self._image_latent: Tensor | None = None
 
     def resume(self, record: AttentionRecord, device: torch.device) -> None:
         """Begin with the steps of an earlier run on the same picture and words."""
-        self._guide = record.guide.to(device)
-        self._compared = bool(record.extents[:, :, ERROR_WITHOUT].any())
-        steps = zip(record.maps.to(device), record.extents.to(device), record.weights.to(device), strict=True)
-        for maps, extents, weight in steps:
-            self._add(maps, extents, weight)
+        self._image_latent = record.image_latent.to(device)
+        self._compared = bool(record.propagated[:, :, ERROR_WITHOUT].any())
+        steps = zip(record.maps.to(device), record.propagated.to(device), record.weights.to(device), strict=True)
+        for maps, propagated, weight in steps:
+            self._add(maps, propagated, weight)
         self._sigmas = list(torch.tensor(record.sigmas, device=device))
 
     def add_words(self, maps: Tensor) -> None:
@@ -183,14 +185,14 @@ class Recorder:
         if maps is None or self._grid is None:
             return False
         signals = functional.adaptive_avg_pool2d(predictions.signals(level), self._grid)
-        extents = _carried(torch.cat([signals, maps[:, FIRST_WORD:]], 1), affinities)
-        extents = torch.nan_to_num(extents, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
+        propagated = _propagate(torch.cat([signals, maps[:, FIRST_WORD:]], 1), affinities)
+        propagated = torch.nan_to_num(propagated, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
         weight = _weight(level.ratio)
         if predictions.without_prompt is None and self._compared:
             weight = torch.zeros_like(weight)
         self._compared = self._compared or predictions.without_prompt is not None
-        self._guide = predictions.clean.float()
-        self._add(maps, extents, weight)
+        self._image_latent = predictions.image_latent.float()
+        self._add(maps, propagated, weight)
         self._sigmas.append(level.ratio)
         return True
 
@@ -200,26 +202,26 @@ class Recorder:
 
     def evidence(self) -> Evidence:
         """The evidence of all closed steps. Raises ``ValueError`` when there is none."""
-        if self._guide is None:
+        if self._image_latent is None:
             raise ValueError("no step has been recorded yet")
-        return self._sums.evidence(self._guide, self._noise_mask)
+        return self._sums.evidence(self._image_latent, self._noise_mask)
 
     def freeze(self, words: PromptWords, scale: int) -> AttentionRecord:
         """Hand the record over, on the CPU. Raises ``ValueError`` when nothing was recorded."""
-        if self._guide is None:
+        if self._image_latent is None:
             raise ValueError(
                 "the model never attended to the edit prompt: its cross-attention was switched off or replaced, "
                 "or the prompt was limited to steps that were not sampled"
             )
-        maps, extents = (torch.stack(steps).cpu() for steps in (self._steps, self._extents))
+        maps, propagated = (torch.stack(steps).cpu() for steps in (self._steps, self._propagated))
         sigmas = tuple(float(sigma) for sigma in torch.stack(self._sigmas).cpu())
         noise_mask = None if self._noise_mask is None else self._noise_mask.cpu()
-        return AttentionRecord(maps, extents, self._guide.cpu(), words, sigmas, scale, noise_mask)
+        return AttentionRecord(maps, propagated, self._image_latent.cpu(), words, sigmas, scale, noise_mask)
 
-    def _add(self, maps: Tensor, extents: Tensor, weight: Tensor) -> None:
+    def _add(self, maps: Tensor, propagated: Tensor, weight: Tensor) -> None:
         self._steps.append(maps)
-        self._extents.append(extents)
-        self._sums.add(maps, extents, weight)
+        self._propagated.append(propagated)
+        self._sums.add(maps, propagated, weight)
 
 
 class _Sums:
@@ -228,21 +230,21 @@ class _Sums:
     def __init__(self) -> None:
         self._first: Tensor | None = None
         self._maps = _Mean()
-        self._extents = _Mean()
+        self._propagated = _Mean()
 
-    def add(self, maps: Tensor, extents: Tensor, weight: Tensor) -> None:
+    def add(self, maps: Tensor, propagated: Tensor, weight: Tensor) -> None:
         """Add a step: its maps and extents, and what it counts (a scalar)."""
         self._first = maps if self._first is None else self._first
         self._maps.add(maps)
-        self._extents.add(extents, weight)
+        self._propagated.add(propagated, weight)
 
-    def evidence(self, guide: Tensor, noise_mask: Tensor | None) -> Evidence:
+    def evidence(self, image_latent: Tensor, noise_mask: Tensor | None) -> Evidence:
         """The evidence of the steps so far, of which there must be one."""
-        maps, extents = self._maps.value, self._extents.value
+        maps, propagated = self._maps.value, self._propagated.value
         assert self._first is not None
         assert maps is not None
-        assert extents is not None
-        return Evidence(self._first, maps, extents, guide, noise_mask)
+        assert propagated is not None
+        return Evidence(self._first, maps, propagated, image_latent, noise_mask)
 
 
 class _Mean:
@@ -269,15 +271,15 @@ def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     return functional.interpolate(maps, grid, mode="bilinear", align_corners=False)
 
 
-def _carried(extents: Tensor, affinities: dict[tuple[int, int], _Mean]) -> Tensor:
+def _propagate(propagated: Tensor, affinities: dict[tuple[int, int], _Mean]) -> Tensor:
     """Extents ``[B, M, h, w]`` carried over self-attention, each layer's on its own grid; as they are without any."""
-    grid = (extents.shape[-2], extents.shape[-1])
-    carried = _Mean()
+    grid = (propagated.shape[-2], propagated.shape[-1])
+    propagated_maps = _Mean()
     for own, affinity in affinities.items():
         assert affinity.value is not None
-        cells = functional.adaptive_avg_pool2d(extents, own).flatten(2) @ affinity.value.mT
-        carried.add(_on_grid(rearrange(cells, "b m (h w) -> b m h w", h=own[0]), grid))
-    return extents if carried.value is None else carried.value
+        cells = functional.adaptive_avg_pool2d(propagated, own).flatten(2) @ affinity.value.mT
+        propagated_maps.add(_on_grid(rearrange(cells, "b m (h w) -> b m h w", h=own[0]), grid))
+    return propagated if propagated_maps.value is None else propagated_maps.value
 
 
 def _weight(sigma: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from .evidence import AttentionRecord
 from .refine import MaskSettings
 
 
-def exported(record: AttentionRecord, settings: MaskSettings) -> bytes:
+def export_record(record: AttentionRecord, settings: MaskSettings) -> bytes:
     """The record as a safetensors file: its tensors by name, with the steps' `weights` in place of their `sigmas`.
 
     `noise_mask`, bool, is there only where the record has one.
@@ -19,8 +19,8 @@ def exported(record: AttentionRecord, settings: MaskSettings) -> bytes:
     """
     tensors = {
         "maps": record.maps.contiguous(),
-        "extents": record.extents.contiguous(),
-        "guide": record.guide.contiguous(),
+        "extents": record.propagated.contiguous(),
+        "guide": record.image_latent.contiguous(),
         "weights": record.weights,
     }
     if record.noise_mask is not None:

@@ -7,8 +7,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .evidence import FIRST_EXTENT, Evidence
-from .maps import resized, unit_range
+from .evidence import FIRST_PROPAGATED, Evidence
+from .maps import rescale_to_unit, resize
 from .refine import PRESETS, refine
 from .tokens import PromptWords
 
@@ -24,7 +24,7 @@ ACROSS = 24
 """How many such letters, as wide as high, the shorter side of a picture holds."""
 
 
-def heatmaps(
+def draw_heatmaps(
     evidence: Evidence,
     words: PromptWords,
     size: tuple[int, int],
@@ -41,15 +41,15 @@ def heatmaps(
     and the legend. Raises ``ValueError`` for a prompt without words.
     """
     index = refine(evidence, words, PRESETS["default"]).roles.index.tolist()
-    places = unit_range(evidence.extents[:, FIRST_EXTENT:])
+    places = rescale_to_unit(evidence.propagated[:, FIRST_PROPAGATED:])
     (batch, count), (height, width) = places.shape[:2], size
-    colours = colour_table(colormap)
+    colours = load_colormap(colormap)
     strip = _Strip(width, max(SMALLEST, min(size) // ACROSS))
     pictures = torch.empty(batch, count, height + 2 * strip.height, width, 3)
     # word by word: the batch itself is the largest thing in memory
     for row in range(batch):
         for number, text in enumerate(words.texts):
-            heat = colours[(resized(places[row : row + 1, number], size)[0] * (len(colours) - 1)).round().long()]
+            heat = colours[(resize(places[row : row + 1, number], size)[0] * (len(colours) - 1)).round().long()]
             if picture is not None:
                 heat = torch.lerp(picture[row].movedim(0, -1).to(heat), heat, opacity)
             shown = pictures[row, number]
@@ -59,7 +59,7 @@ def heatmaps(
     return pictures.flatten(0, 1)
 
 
-def colour_table(name: str) -> Tensor:
+def load_colormap(name: str) -> Tensor:
     """The colours of one of `COLORMAPS` from 0 to 1, ``[256, 3]`` float32.
 
     Raises ``ValueError`` where the package cmap is not installed: only these pictures need it.
@@ -115,6 +115,4 @@ class _Strip:
         def held(letter: str) -> bool:
             return letter.isprintable() and bytes(self._font.getmask(letter)) != missing
 
-        return "".join(
-            letter if held(letter) else letter.encode("unicode_escape").decode() for letter in text
-        )
+        return "".join(letter if held(letter) else letter.encode("unicode_escape").decode() for letter in text)

@@ -15,13 +15,13 @@ ROUNDING = 1e-5
 """Maps that vary by less than this part of themselves are constant: resizing alone does that to one."""
 
 LEVELS = 256
-"""Grey levels of the histogram in which `best_cut` looks."""
+"""Grey levels of the histogram in which `find_otsu_threshold` looks."""
 
 EDGE = 0.01
 """How much variance, of all that the guide has, is an edge to `follow_edges` (its epsilon)."""
 
 
-def unit_range(maps: Tensor) -> Tensor:
+def rescale_to_unit(maps: Tensor) -> Tensor:
     """Each map stretched to 0..1 over its last two axes; a constant map becomes zero."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     spread = high - low
@@ -29,12 +29,12 @@ def unit_range(maps: Tensor) -> Tensor:
     return torch.where(spread > rounding.clamp(min=TINY), (maps - low) / spread.clamp(min=TINY), 0.0)
 
 
-def resized(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Maps ``[B, h, w]`` at another size ``(H, W)``, by torch's interpolation `mode`."""
     return functional.interpolate(maps[:, None], size, mode=mode, align_corners=False)[:, 0]
 
 
-def blurred(maps: Tensor, times: int) -> Tensor:
+def blur(maps: Tensor, times: int) -> Tensor:
     """Maps ``[B, H, W]`` under OpenCV's 5x5 Gaussian (sigma 1.1) with repeated borders, `times` over."""
     taps = torch.exp(-torch.arange(-2, 3, device=maps.device, dtype=torch.float32).square() / (2 * 1.1**2))
     kernel = taps / taps.sum()
@@ -45,7 +45,7 @@ def blurred(maps: Tensor, times: int) -> Tensor:
     return smooth[:, 0]
 
 
-def best_cut(maps: Tensor) -> Tensor:
+def find_otsu_threshold(maps: Tensor) -> Tensor:
     """The threshold ``[B]`` that parts maps ``[B, H, W]`` in 0..1 best in two (Otsu 1979)."""
     levels = (maps.flatten(1) * (LEVELS - 1)).round().long()
     counts = torch.zeros(len(maps), LEVELS, device=maps.device)
@@ -57,13 +57,13 @@ def best_cut(maps: Tensor) -> Tensor:
     return values[between.argmax(1)] + 0.5 / (LEVELS - 1)
 
 
-def centred(maps: Tensor) -> Tensor:
+def centre_threshold(maps: Tensor) -> Tensor:
     """Maps ``[B, H, W]`` in 0..1 bent so that one half is where they part best in two."""
-    cut = best_cut(maps)[:, None, None]
+    cut = find_otsu_threshold(maps)[:, None, None]
     return torch.where(maps < cut, maps / (2 * cut), 1 - (1 - maps) / (2 * (1 - cut)).clamp(min=TINY)).clamp(0, 1)
 
 
-def separation(soft: Tensor, binary: Tensor) -> Tensor:
+def measure_separation(soft: Tensor, binary: Tensor) -> Tensor:
     """How cleanly `binary` parts `soft`, both ``[B, H, W]``: the between-class share of its variance, ``[B]`` in 0..1.
 
     0 for an empty or a full mask.
@@ -77,27 +77,27 @@ def separation(soft: Tensor, binary: Tensor) -> Tensor:
     return torch.where(usable, between / soft.var((-2, -1), correction=0).clamp(min=TINY), 0.0).clamp(0, 1)
 
 
-def follow_edges(maps: Tensor, guide: Tensor, radius: int) -> Tensor:
+def follow_edges(maps: Tensor, image: Tensor, radius: int) -> Tensor:
     """Maps ``[B, h, w]`` in 0..1 at the size of the guide ``[B, C, H, W]``, with its edges.
 
     The fast guided filter (He and Sun 2015): in windows of `radius` pixels of the map, the map is
     fitted by a linear function of the guide's channels there, and the functions are applied to the
     whole guide. Our own, since the libraries' solves wait for the device.
     """
-    channels, size = guide.shape[1], (guide.shape[-2], guide.shape[-1])
-    guide = guide.float()
-    guide = (guide - guide.mean((-3, -2, -1), keepdim=True)) / guide.std((-3, -2, -1), keepdim=True).clamp(min=TINY)
-    small, plain = functional.interpolate(guide, maps.shape[-2:], mode="area"), maps[:, None]
+    channels, size = image.shape[1], (image.shape[-2], image.shape[-1])
+    image = image.float()
+    image = (image - image.mean((-3, -2, -1), keepdim=True)) / image.std((-3, -2, -1), keepdim=True).clamp(min=TINY)
+    small, plain = functional.interpolate(image, maps.shape[-2:], mode="area"), maps[:, None]
     mean_guide, mean_map = _box(small, radius), _box(plain, radius)
     covariance = _box(small * plain, radius) - mean_guide * mean_map
     products, mean_products = ((each[:, :, None] * each[:, None]).flatten(1, 2) for each in (small, mean_guide))
     variance = rearrange(_box(products, radius) - mean_products, "b (c d) h w -> b h w c d", c=channels)
-    variance = variance + EDGE * torch.eye(channels, device=guide.device)
+    variance = variance + EDGE * torch.eye(channels, device=image.device)
     slopes = torch.linalg.solve_ex(variance, rearrange(covariance, "b c h w -> b h w c 1"))[0]
     slope = rearrange(slopes, "b h w c 1 -> b c h w")
     offset = mean_map - (slope * mean_guide).sum(1, keepdim=True)
     functions = functional.interpolate(_box(torch.cat([slope, offset], 1), radius), size, mode="bilinear")
-    return ((functions[:, :-1] * guide).sum(1) + functions[:, -1]).clamp(0, 1)
+    return ((functions[:, :-1] * image).sum(1) + functions[:, -1]).clamp(0, 1)
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:

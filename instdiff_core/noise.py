@@ -23,10 +23,10 @@ class NoiseLevel:
         """Noise to signal: the sigma of a model whose signal is 1."""
         return self.noise / self.signal
 
-    def noise_in(self, x: Tensor, clean: Tensor) -> Tensor:
-        """The noise sample in `x`, noisy latents, that the latents `clean` leave."""
-        return (x - self.signal * clean) / self.noise
+    def noise_in(self, x: Tensor, image_latent: Tensor) -> Tensor:
+        """The noise sample in `x`, noisy latents, that the latents `image_latent` leave."""
+        return (x - self.signal * image_latent) / self.noise
 
-    def error(self, predicted: Tensor, clean: Tensor) -> Tensor:
-        """How far clean latents as `predicted` are from `clean`, in noise samples, float32."""
-        return (predicted - clean).float() / self.ratio
+    def error(self, predicted: Tensor, image_latent: Tensor) -> Tensor:
+        """How far clean latents as `predicted` are from `image_latent`, in noise samples, float32."""
+        return (predicted - image_latent).float() / self.ratio

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 
-def white_and_black(factors: Sequence[Sequence[float]], bias: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+def find_white_and_black(factors: Sequence[Sequence[float]], bias: Sequence[float] | None) -> tuple[Tensor, Tensor]:
     """The smallest latents ``[C]`` that are shown as white and as black, on the CPU.
 
     By the linear preview of a kind of latents: its `factors` ``[C, 3]`` and `bias` ``[3]`` take a
@@ -20,7 +20,7 @@ def white_and_black(factors: Sequence[Sequence[float]], bias: Sequence[float] | 
     return (1 - offset) @ inverse, (-1 - offset) @ inverse
 
 
-def marching_ants(latents: Tensor, mask: Tensor, light: Tensor, dark: Tensor, step: int) -> Tensor:
+def draw_marching_ants(latents: Tensor, mask: Tensor, light: Tensor, dark: Tensor, step: int) -> Tensor:
     """The latents ``[B, C, H, W]`` with the outline of `mask` ``[B, H, W]`` bool, as a new tensor.
 
     The outline is the mask's own outermost pixels; the border of the picture is no edge. Its

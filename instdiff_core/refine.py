@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .components import cleaned
-from .evidence import CHANGE, ERROR, ERROR_WITHOUT, FIRST_EXTENT, FIRST_WORD, START, AttentionRecord, Evidence
-from .maps import TINY, blurred, centred, follow_edges, resized, separation, unit_range
+from .components import clean_masks
+from .evidence import CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED, FIRST_WORD, START, AttentionRecord, Evidence
+from .maps import TINY, blur, centre_threshold, follow_edges, measure_separation, rescale_to_unit, resize
 from .tokens import PromptWords
 
-CUT = 0.5
-"""Where the method "change" cuts a mask by itself: `maps.centred` puts its best cut there."""
+CENTRED_THRESHOLD = 0.5
+"""Where the method "change" cuts a mask by itself: `maps.centre_threshold` puts its best cut there."""
 
 FITS, CONTRADICTS = 0.9, 1.2
 """Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
@@ -41,7 +41,7 @@ FITTING = 1.03
 SALIENT = 0.5
 """The part of the largest change that makes a place salient."""
 
-LISTED = 12
+MAX_LISTED_WORDS = 12
 """How many words an error lists."""
 
 
@@ -85,7 +85,7 @@ class MaskSettings:
 
 
 PRESETS: Mapping[str, MaskSettings] = MappingProxyType(
-    {"default": MaskSettings("change", threshold=CUT, blur=0, min_area=0.02), "paper": MaskSettings()}
+    {"default": MaskSettings("change", threshold=CENTRED_THRESHOLD, blur=0, min_area=0.02), "paper": MaskSettings()}
 )
 """`paper` is the published method, `default` the most accurate on our benchmark."""
 
@@ -109,7 +109,7 @@ class InstantMask:
     `soft` ``[B, H, W]`` float32 in 0..1; `binary` ``[B, H, W]`` bool, where `soft` reaches the
     threshold, and at image size without the specks and holes that `soft` still has
     (`MaskSettings.min_area`); both end where the latent's own noise mask does. `confidence` ``[B]``
-    float32 in 0..1, how cleanly the mask parts the soft mask in two (`maps.separation`), beyond the
+    float32 in 0..1, how cleanly the mask parts the soft mask in two (`maps.measure_separation`), beyond the
     noise mask too; `fits` ``[B]`` bool, whether the prompt contradicts nothing that stands out in
     the picture, so that the mask is what is left: always false for "attention".
     """
@@ -121,7 +121,7 @@ class InstantMask:
     fits: Tensor
 
 
-def target_numbers(words: PromptWords, target: tuple[str, ...]) -> list[int]:
+def find_target_words(words: PromptWords, target: tuple[str, ...]) -> list[int]:
     """The numbers of the words that `target` names, case ignored.
 
     Raises ``ValueError`` for a prompt without words, and for a target that is not in it.
@@ -137,11 +137,11 @@ def target_numbers(words: PromptWords, target: tuple[str, ...]) -> list[int]:
 
 
 def _those_of(words: PromptWords, name: str) -> str:
-    """The words that could have been named, at most `LISTED` of them, and the one most like `name`."""
+    """The words that could have been named, at most `MAX_LISTED_WORDS` of them, and the one most like `name`."""
     known = list(dict.fromkeys(words.texts))
-    told = f"its words are {', '.join(known[:LISTED])}"
-    if len(known) > LISTED:
-        told += f" and {len(known) - LISTED} more"
+    told = f"its words are {', '.join(known[:MAX_LISTED_WORDS])}"
+    if len(known) > MAX_LISTED_WORDS:
+        told += f" and {len(known) - MAX_LISTED_WORDS} more"
     folded = {text.casefold(): text for text in reversed(known)}
     near = difflib.get_close_matches(name.casefold(), folded, 1)
     return f"{told}; the nearest is {folded[near[0]]!r}" if near else told
@@ -151,25 +151,25 @@ def refine(evidence: Evidence, words: PromptWords, settings: MaskSettings) -> In
     """Make the instant mask from the evidence so far, in latent pixels.
 
     Maps that are constant, zero or NaN say nothing and count as zero. The result may be empty: it
-    is for the caller to say so. Raises ``ValueError`` as `target_numbers` does.
+    is for the caller to say so. Raises ``ValueError`` as `find_target_words` does.
     """
-    return _within(evidence.noise_mask, _anywhere(evidence, words, settings))
+    return _apply_noise_mask(evidence.noise_mask, _ignore_noise_mask(evidence, words, settings))
 
 
-def _anywhere(evidence: Evidence, words: PromptWords, settings: MaskSettings) -> InstantMask:
+def _ignore_noise_mask(evidence: Evidence, words: PromptWords, settings: MaskSettings) -> InstantMask:
     """The mask as if there were no noise mask."""
-    chosen = target_numbers(words, settings.target)
+    chosen = find_target_words(words, settings.target)
     batch = len(evidence.maps)
     if settings.share:
         evidence = evidence.shared()
     method = _by_change if settings.method == "change" else _by_attention
     soft, roles, fits = method(evidence, chosen, settings)
     binary = soft >= settings.threshold
-    mask = InstantMask(soft, binary, roles, separation(soft, binary), fits)
+    mask = InstantMask(soft, binary, roles, measure_separation(soft, binary), fits)
     return mask if len(soft) == batch else _expanded(mask, batch)
 
 
-def _within(noise_mask: Tensor | None, mask: InstantMask) -> InstantMask:
+def _apply_noise_mask(noise_mask: Tensor | None, mask: InstantMask) -> InstantMask:
     """What of the mask is in a noise mask ``[B, H, W]`` of its size; none: all of it."""
     if noise_mask is None:
         return mask
@@ -181,13 +181,13 @@ def refine_record(
 ) -> InstantMask:
     """The instant mask of a finished run at image size, from its first `steps` (default: all).
 
-    `picture` is what `at_size` follows.
+    `picture` is what `resize_mask` follows.
     """
-    found = _anywhere(record.evidence(steps), record.words, settings)
-    return at_size(found, record.image_size, settings, picture, record.noise_mask)
+    found = _ignore_noise_mask(record.evidence(steps), record.words, settings)
+    return resize_mask(found, record.image_size, settings, picture, record.noise_mask)
 
 
-def at_size(
+def resize_mask(
     mask: InstantMask, size: tuple[int, int], settings: MaskSettings, picture: Tensor | None = None,
     noise_mask: Tensor | None = None,
 ) -> InstantMask:  # fmt: skip
@@ -198,20 +198,20 @@ def at_size(
     """
     if settings.method == "change":
         if picture is None:
-            soft = resized(mask.soft, size)
+            soft = resize(mask.soft, size)
         else:
             soft = follow_edges(mask.soft, picture.to(mask.soft).expand(len(mask.soft), -1, -1, -1), PICTURE_RADIUS)
-        soft = centred(soft)
+        soft = centre_threshold(soft)
     else:
-        soft = resized(mask.soft, size)
+        soft = resize(mask.soft, size)
     if noise_mask is not None:
         noise_mask = functional.interpolate(noise_mask[:, None].float(), size)[:, 0] > 0
-    binary = cleaned(soft >= settings.threshold, settings.min_area)
-    return _within(noise_mask, replace(mask, soft=soft, binary=binary))
+    binary = clean_masks(soft >= settings.threshold, settings.min_area)
+    return _apply_noise_mask(noise_mask, replace(mask, soft=soft, binary=binary))
 
 
 @dataclass(frozen=True)
-class Course:
+class Convergence:
     """How a mask came about, for each picture of a batch.
 
     `settled` ``[B]`` int64 is the first step, counted from 1, from which on the mask hardly changed
@@ -224,7 +224,7 @@ class Course:
     steps: int
 
 
-def course(record: AttentionRecord, settings: MaskSettings) -> Course:
+def trace_convergence(record: AttentionRecord, settings: MaskSettings) -> Convergence:
     """How the mask of a finished run came about, in latent pixels."""
     steps = len(record.maps)
     masks = [refine(evidence, record.words, settings).binary for evidence in record.evidences()]
@@ -235,7 +235,7 @@ def course(record: AttentionRecord, settings: MaskSettings) -> Course:
     if settings.share:
         own = refine(record.evidence(), record.words, replace(settings, share=False)).binary
         agreement = agreement * _iou(own, masks[-1]).mean()
-    return Course(settled, agreement, steps)
+    return Convergence(settled, agreement, steps)
 
 
 def _iou(mask: Tensor, other: Tensor) -> Tensor:
@@ -250,32 +250,35 @@ Found = tuple[Tensor, WordRoles, Tensor]
 
 def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings) -> Found:
     """Where the prompt would change the picture and contradicts it; where it contradicts nothing, all the rest."""
-    change, error, without = (evidence.extents[:, channel] for channel in (CHANGE, ERROR, ERROR_WITHOUT))
-    words = unit_range(evidence.extents[:, FIRST_EXTENT:])
-    salient = unit_range(change)
+    change, error, without = (evidence.propagated[:, channel] for channel in (CHANGE, ERROR, ERROR_WITHOUT))
+    words = rescale_to_unit(evidence.propagated[:, FIRST_PROPAGATED:])
+    salient = rescale_to_unit(change)
     ratio = error / without.clamp(min=TINY)
-    contradicted = unit_range(salient * ((ratio - FITS) / (CONTRADICTS - FITS)).clamp(0, 1))
+    contradicted = rescale_to_unit(salient * ((ratio - FITS) / (CONTRADICTS - FITS)).clamp(0, 1))
     fits = torch.where(salient >= SALIENT, ratio, 0.0).amax((-2, -1)) < FITTING
     # a constant map says nothing: it fits, but leaves no rest
     fits = fits & (salient.amax((-2, -1)) > 0)
     place = torch.where(fits[:, None, None], 1 - salient, contradicted)
     roles = _roles(place, words, chosen, settings)
     if chosen:
-        place, fits = unit_range(torch.stack([words[:, number] for number in chosen]).mean(0)), torch.zeros_like(fits)
-    size = evidence.guide.shape[-2], evidence.guide.shape[-1]
+        place, fits = (
+            rescale_to_unit(torch.stack([words[:, number] for number in chosen]).mean(0)),
+            torch.zeros_like(fits),
+        )
+    size = evidence.image_latent.shape[-2], evidence.image_latent.shape[-1]
     radius = 2 * max(1, round(size[0] / place.shape[-2]))
-    soft = follow_edges(resized(place, size), evidence.guide, radius)
-    return centred(unit_range(blurred(soft, settings.blur))), roles, fits
+    soft = follow_edges(resize(place, size), evidence.image_latent, radius)
+    return centre_threshold(rescale_to_unit(blur(soft, settings.blur))), roles, fits
 
 
 def _by_attention(evidence: Evidence, chosen: list[int], settings: MaskSettings) -> Found:
     """The published method; the words get their roles from the first step (docs/method.md, 4)."""
-    size = evidence.guide.shape[-2], evidence.guide.shape[-1]
+    size = evidence.image_latent.shape[-2], evidence.image_latent.shape[-1]
     roles = _roles(*_prepared(evidence.first, size), chosen, settings)
     _, words = _prepared(evidence.maps, size)
-    inside = unit_range(_weighted_mean(words, roles.weights > 0))
-    outside = unit_range(_weighted_mean(words, roles.weights < 0))
-    soft = unit_range(blurred((inside - outside).clamp(min=0), settings.blur))
+    inside = rescale_to_unit(_weighted_mean(words, roles.weights > 0))
+    outside = rescale_to_unit(_weighted_mean(words, roles.weights < 0))
+    soft = rescale_to_unit(blur((inside - outside).clamp(min=0), settings.blur))
     return soft, roles, torch.zeros(len(soft), dtype=torch.bool, device=soft.device)
 
 
@@ -285,7 +288,7 @@ def _prepared(maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     start = maps[:, START : START + 1]
     maps = torch.cat([start.amax((-2, -1), keepdim=True) - start, maps[:, FIRST_WORD:]], 1)
     maps = maps / maps.amax((-2, -1), keepdim=True).clamp(min=TINY)
-    maps = unit_range(functional.interpolate(maps, size, mode="bicubic", align_corners=False))
+    maps = rescale_to_unit(functional.interpolate(maps, size, mode="bicubic", align_corners=False))
     return maps[:, 0], maps[:, 1:]
 
 

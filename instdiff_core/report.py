@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .evidence import AttentionRecord
-from .refine import Course, InstantMask, MaskSettings
+from .refine import Convergence, InstantMask, MaskSettings
 from .tokens import PromptWords
 
 UNSURE = 0.7
@@ -22,11 +22,13 @@ steps, 1.55 at 20, and "simple", "sgm_uniform" and "beta" start there.
 """
 
 
-def facts(mask: InstantMask, words: PromptWords, course: Course | None = None, picture: int = 0) -> dict[str, Any]:
+def collect_facts(
+    mask: InstantMask, words: PromptWords, convergence: Convergence | None = None, picture: int = 0
+) -> dict[str, Any]:
     """What is known of the mask of one picture, for JSON.
 
     Index word, weight of every word (-1, 0 or +1, in prompt order), whether the prompt fits what is
-    there, area and confidence (0 to 1). With its `course` also the step at which the mask settled,
+    there, area and confidence (0 to 1). With its `convergence` also the step at which the mask settled,
     and the confidence counts how far steps and draws agree.
     """
     confidence = mask.confidence[picture].item()
@@ -39,20 +41,24 @@ def facts(mask: InstantMask, words: PromptWords, course: Course | None = None, p
         "fits": bool(mask.fits[picture]),
         "mask_area": mask.binary[picture].float().mean().item(),
     }
-    if course is not None:
-        confidence *= course.agreement[picture].item()
-        found |= {"settled": int(course.settled[picture]), "steps": course.steps}
+    if convergence is not None:
+        confidence *= convergence.agreement[picture].item()
+        found |= {"settled": int(convergence.settled[picture]), "steps": convergence.steps}
     return {**found, "confidence": round(confidence, 4)}
 
 
-def report(mask: InstantMask, record: AttentionRecord, settings: MaskSettings, course: Course | None = None) -> str:
+def describe_mask(
+    mask: InstantMask, record: AttentionRecord, settings: MaskSettings, convergence: Convergence | None = None
+) -> str:
     """The facts of every picture of a batch, with a remedy where the mask is empty, full or unsure.
 
     The mask was made from `record` with `settings`: what these do already is no remedy for one that is unsure.
     """
     remedy = _remedy(record.sigmas[0], settings)
     pictures = range(len(mask.binary))
-    return "\n".join(_line(facts(mask, record.words, course, picture), picture, remedy) for picture in pictures)
+    return "\n".join(
+        _line(collect_facts(mask, record.words, convergence, picture), picture, remedy) for picture in pictures
+    )
 
 
 def _remedy(noise_level: float, settings: MaskSettings) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .evidence import AttentionRecord, Evidence, Predictions, Recorder
 from .noise import NoiseLevel
-from .refine import InstantMask, MaskSettings, at_size, refine
+from .refine import InstantMask, MaskSettings, refine, resize_mask
 from .tokens import PromptWords
 
 
@@ -59,9 +59,9 @@ class MaskSession:
         return self.mask
 
     def final(self, size: tuple[int, int], settings: MaskSettings, picture: Tensor) -> InstantMask:
-        """The mask of the steps so far at image size ``(H, W)``, by the edges of `picture`, as `at_size` has it."""
+        """The mask of the steps so far at image size ``(H, W)``, by the edges of `picture`, as `resize_mask` has it."""
         found = refine(self._recorder.evidence(), self.words, settings)
-        return at_size(found, size, settings, picture, self._noise_mask)
+        return resize_mask(found, size, settings, picture, self._noise_mask)
 
     def record(self, scale: int) -> AttentionRecord:
         """What was observed; a latent pixel is `scale` image pixels. Raises ``ValueError`` as `Recorder.freeze`."""

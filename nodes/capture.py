@@ -8,8 +8,8 @@ from comfy_api.latest import io
 
 from ..instdiff_core.refine import PRESETS
 from . import host
-from .checks import checked
-from .types import CATEGORY, Attention, found_by, prompt_given, sampling_inputs, words_inputs
+from .checks import check_inputs
+from .types import CATEGORY, Attention, read_given_prompt, sampling_inputs, search_aliases, words_inputs
 
 
 class CaptureAttention(io.ComfyNode):
@@ -19,7 +19,7 @@ class CaptureAttention(io.ComfyNode):
             node_id="InstDiffCaptureAttention",
             display_name="Capture Attention",
             category=CATEGORY,
-            **found_by("find object", "mask by text", "segment by text", "attention maps"),
+            **search_aliases("find object", "mask by text", "segment by text", "attention maps"),
             description=(
                 "Samples exactly as KSampler does, and records where each word of the prompt acted. "
                 "With Refine Instant Mask this finds an object by text, without editing the picture."
@@ -39,7 +39,7 @@ class CaptureAttention(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(
         cls,
         model: Any,
@@ -50,9 +50,9 @@ class CaptureAttention(io.ComfyNode):
         text: str | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        host.check_channels(model, host.picture_latent(latent_image))
-        prompt = prompt_given(clip, text)
-        host.edit_prompt_of(positive, PRESETS["default"], prompt)
-        guide = host.InstantMaskGuide(None, prompt)
-        latent = host.sample(host.guided(model, guide), latent_image, positive, negative, **widgets)
-        return io.NodeOutput(latent, guide.record)
+        host.check_channels(model, host.get_samples(latent_image))
+        prompt = read_given_prompt(clip, text)
+        host.get_edit_prompt(positive, PRESETS["default"], prompt)
+        wrapper = host.InstantMaskWrapper(None, prompt)
+        latent = host.sample(host.wrap_model(model, wrapper), latent_image, positive, negative, **widgets)
+        return io.NodeOutput(latent, wrapper.record)

@@ -22,8 +22,8 @@ OVERSHOOT = 0.5
 """How far resampling by bicubic or Lanczos filters takes a mask out of 0..1, and more."""
 
 
-def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """For a node's `execute`: it gets the inputs of its schema and no others, masks as `shaped` gives them.
+def check_inputs(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """For a node's `execute`: it gets the inputs of its schema and no others, masks as `normalize_mask` gives them.
 
     Raises ``ValueError`` with the name of an input that is not what the schema says.
     """
@@ -32,16 +32,16 @@ def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
     def run(cls: Any, **given: Any) -> Any:
         inputs = {each.id: each for each in cls.define_schema().inputs if each.id in given}
         for name, each in inputs.items():
-            if wrong := problem(each, given[name]):
+            if wrong := find_problem(each, given[name]):
                 raise ValueError(f"{name} {wrong}")
             if each.get_io_type() == "MASK" and given[name] is not None:
-                given[name] = shaped(name, given[name])
+                given[name] = normalize_mask(name, given[name])
         return execute(cls, **{name: given[name] for name in inputs})
 
     return run
 
 
-def problem(each: Any, value: Any) -> str | None:
+def find_problem(each: Any, value: Any) -> str | None:
     """What is wrong with the value of an input of a schema, as the end of a sentence; none when nothing is."""
     kind = each.get_io_type()
     if kind == "BOOLEAN" or (value is None and each.optional):
@@ -49,7 +49,7 @@ def problem(each: Any, value: Any) -> str | None:
     if kind == "COMBO":
         return None if value in each.options else f"must be one of {', '.join(each.options)}, not {value!r:.100}"
     if kind == "STRING":
-        return text_problem(value)
+        return find_text_problem(value)
     if kind == "FLOAT":
         return None if math.isfinite(value) else f"must be a number, not {value}"
     if kind == "INT":
@@ -59,10 +59,10 @@ def problem(each: Any, value: Any) -> str | None:
     if _from_json(value):
         return f"must be connected to a node that gives {kind}"
     samples = value.get("samples") if kind == "LATENT" and isinstance(value, dict) else value
-    return tensor_problem(kind, samples) if kind in ("IMAGE", "MASK", "LATENT") else None
+    return find_tensor_problem(kind, samples) if kind in ("IMAGE", "MASK", "LATENT") else None
 
 
-def tensor_problem(kind: str, values: Any) -> str | None:
+def find_tensor_problem(kind: str, values: Any) -> str | None:
     """What is wrong with the values of a picture, a mask or a latent. A nested latent is none of ours to look into."""
     if not isinstance(values, Tensor):
         return None if kind == "LATENT" else f"must be connected to a node that gives {kind}"
@@ -83,7 +83,7 @@ def tensor_problem(kind: str, values: Any) -> str | None:
     return None
 
 
-def shaped(name: str, mask: Tensor) -> Tensor:
+def normalize_mask(name: str, mask: Tensor) -> Tensor:
     """A MASK as the host has them, ``[B, H, W]`` float32 in 0..1.
 
     Takes ``[H, W]``, ``[B, 1, H, W]``, ``[B, H, W, 1]`` and ``[H, W, 1]``, of any type. Raises
@@ -105,7 +105,7 @@ def shaped(name: str, mask: Tensor) -> Tensor:
     return mask.float().clamp(0, 1)
 
 
-def text_problem(text: str) -> str | None:
+def find_text_problem(text: str) -> str | None:
     """What is wrong with a text: its length, or half letters that no tokenizer reads."""
     if len(text) > LONGEST:
         return f"has {len(text)} letters, and {LONGEST} are the most: make it shorter"

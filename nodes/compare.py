@@ -12,8 +12,8 @@ from torch.nn.functional import interpolate
 from ..instdiff_core.metrics import iou, psnr_outside
 from ..instdiff_core.similarity import AMPLIFIED, BLUE, ORANGE, outlined, show_difference, show_masks, ssim_outside
 from . import host
-from .checks import checked
-from .types import CATEGORY, found_by
+from .checks import check_inputs
+from .types import CATEGORY, search_aliases
 
 EQUAL = 100.0
 """What is given in dB for pictures that are equal, or so nearly that it would be more."""
@@ -26,7 +26,7 @@ class CompareEdit(io.ComfyNode):
             node_id="InstDiffCompareEdit",
             display_name="Compare Edit",
             category=CATEGORY,
-            **found_by("compare masks", "IoU", "PSNR", "SSIM"),
+            **search_aliases("compare masks", "IoU", "PSNR", "SSIM"),
             description=(
                 "Shows and measures what an edit changed outside its mask, and how well two masks agree. "
                 "Connect two pictures, two masks, or both."
@@ -70,7 +70,7 @@ class CompareEdit(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(
         cls,
         before: Tensor | None = None,

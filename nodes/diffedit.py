@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..instdiff_core.diffedit import DRAWS, RATIO, THRESHOLD, noise_difference_mask
+from ..instdiff_core.diffedit import NOISE_SAMPLES, RATIO, THRESHOLD, noise_difference_mask
 from . import host
-from .checks import checked
-from .types import CATEGORY, found_by
+from .checks import check_inputs
+from .types import CATEGORY, search_aliases
 
 
 class DiffEditMask(io.ComfyNode):
@@ -19,7 +19,7 @@ class DiffEditMask(io.ComfyNode):
             node_id="InstDiffDiffEditMask",
             display_name="DiffEdit Mask",
             category=CATEGORY,
-            **found_by("auto mask", "mask by text"),
+            **search_aliases("auto mask", "mask by text"),
             description=(
                 "Finds what would change: the area where two prompts, one for the picture as it is and one for "
                 "the edit, ask the model for different things. The method is DiffEdit's."
@@ -44,7 +44,7 @@ class DiffEditMask(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "draws",
-                    default=DRAWS,
+                    default=NOISE_SAMPLES,
                     min=1,
                     max=64,
                     tooltip="How many noises are averaged. Higher gives a steadier mask and takes longer: "
@@ -84,11 +84,22 @@ class DiffEditMask(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(
-        cls, model: Any, source: Any, target: Any, latent_image: Any, ratio: float, threshold: float, **widgets: Any
+        cls,
+        model: Any,
+        source: Any,
+        target: Any,
+        latent_image: Any,
+        seed: int,
+        draws: int,
+        denoise: float,
+        ratio: float,
+        threshold: float,
     ) -> io.NodeOutput:
-        difference, size = host.noise_difference(model, source, target, latent_image, **widgets)
+        difference, size = host.noise_difference(
+            model, source, target, latent_image, seed=seed, noise_samples=draws, denoise=denoise
+        )
         soft, binary = noise_difference_mask(difference, size, ratio, threshold)
         mask = host.to_intermediate(binary.float())
         return io.NodeOutput(mask, host.to_intermediate(soft), ui=ui.PreviewMask(mask, cls=cls))

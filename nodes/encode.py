@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import host
-from .checks import checked, text_problem
-from .types import CATEGORY, found_by
+from .checks import check_inputs, find_text_problem
+from .types import CATEGORY, search_aliases
 
 
 class EncodeEditPrompt(io.ComfyNode):
@@ -18,7 +18,7 @@ class EncodeEditPrompt(io.ComfyNode):
             node_id="InstDiffEncodeEditPrompt",
             display_name="Encode Edit Prompt",
             category=CATEGORY,
-            **found_by("edit by text", "edit prompt", "replace object"),
+            **search_aliases("edit by text", "edit prompt", "replace object"),
             description="Encodes what the edited area should show, and remembers which words the prompt has.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the model that edits."),
@@ -39,10 +39,10 @@ class EncodeEditPrompt(io.ComfyNode):
             return True  # connected, or what the host refuses by itself
         if not text.strip():
             return "the edit prompt is empty: say what the picture should show, for example 'a dog'"
-        wrong = text_problem(text)
+        wrong = find_text_problem(text)
         return f"the edit prompt {wrong}" if wrong else True
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, clip: Any, text: str) -> io.NodeOutput:
         return io.NodeOutput(host.encode_prompt(clip, text))

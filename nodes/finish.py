@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..instdiff_core.blend import feathered, paste
+from ..instdiff_core.blend import feather_mask, paste
 from . import host
-from .checks import checked
-from .types import CATEGORY, found_by, sampling_inputs
+from .checks import check_inputs
+from .types import CATEGORY, sampling_inputs, search_aliases
 
 
 class InpaintFinish(io.ComfyNode):
@@ -19,7 +19,7 @@ class InpaintFinish(io.ComfyNode):
             node_id="InstDiffInpaintFinish",
             display_name="Inpaint Finish",
             category=CATEGORY,
-            **found_by("inpaint by text", "replace object", "remove object", "inpaint", "paste back"),
+            **search_aliases("inpaint by text", "replace object", "remove object", "inpaint", "paste back"),
             description=(
                 "Paints the masked area once more, so that the edit and its surroundings agree. "
                 "Outside the grown mask the result is the input picture, bit for bit."
@@ -70,7 +70,7 @@ class InpaintFinish(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(
         cls,
         model: Any,
@@ -84,13 +84,14 @@ class InpaintFinish(io.ComfyNode):
         samples: Any = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        count = max(len(image), len(mask), 1 if samples is None else len(host.picture_latent(samples)))
-        image, mask = (host.repeat_to_batch(each, count) for each in (image, host.mask_for(mask, image, vae)))
-        area, alpha = feathered(mask, grow, feather)
+        count = max(len(image), len(mask), 1 if samples is None else len(host.get_samples(samples)))
+        mask = host.scale_mask_to_image(mask, image, vae)
+        image, mask = host.repeat_to_batch(image, count), host.repeat_to_batch(mask, count)
+        area, alpha = feather_mask(mask, grow, feather)
         painted_area = host.to_intermediate(area.float())
         if not area.any():
             return io.NodeOutput(image, painted_area)
-        positive, negative, latent = host.inpaint_latent(model, vae, image, area, samples, positive, negative)
-        host.check_channels(model, host.picture_latent(latent))
+        positive, negative, latent = host.encode_for_inpainting(model, vae, image, area, samples, positive, negative)
+        host.check_channels(model, host.get_samples(latent))
         painted = host.decode(vae, host.sample(model, latent, positive, negative, **widgets), image)
         return io.NodeOutput(paste(image, painted, alpha), painted_area)

@@ -8,8 +8,8 @@ from comfy_api.latest import io
 
 from ..instdiff_core.refine import PRESETS
 from . import host
-from .checks import checked
-from .types import CATEGORY, Attention, Settings, found_by, prompt_given, words_inputs
+from .checks import check_inputs
+from .types import CATEGORY, Attention, Settings, read_given_prompt, search_aliases, words_inputs
 
 
 class InstantMaskGuidance(io.ComfyNode):
@@ -19,7 +19,7 @@ class InstantMaskGuidance(io.ComfyNode):
             node_id="InstDiffMaskGuidance",
             display_name="Instant Mask Guidance",
             category=CATEGORY,
-            **found_by("edit by text", "replace object", "remove object", "inpaint by text", "auto mask"),
+            **search_aliases("edit by text", "replace object", "remove object", "inpaint by text", "auto mask"),
             description=(
                 "Makes any sampler edit only where the prompt acts: put it between the model and your own KSampler, "
                 "KSampler Advanced or custom sampler. Masked Sampler is this and a KSampler in one."
@@ -46,13 +46,13 @@ class InstantMaskGuidance(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(
         cls, model: Any, latent: Any, settings: Any = None, mask: Any = None, clip: Any = None, text: str | None = None
     ) -> io.NodeOutput:
-        samples = host.picture_latent(latent)
+        samples = host.get_samples(latent)
         host.check_channels(model, samples)
         if mask is not None:
             host.check_own_mask(mask, samples)
-        guide = host.InstantMaskGuide(settings or PRESETS["default"], prompt_given(clip, text), mask, samples)
-        return io.NodeOutput(host.guided(model, guide), latent, guide)
+        wrapper = host.InstantMaskWrapper(settings or PRESETS["default"], read_given_prompt(clip, text), mask, samples)
+        return io.NodeOutput(host.wrap_model(model, wrapper), latent, wrapper)

@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..instdiff_core.heatmap import COLORMAPS, heatmaps
+from ..instdiff_core.heatmap import COLORMAPS, draw_heatmaps
 from . import host
-from .checks import checked
-from .types import CATEGORY, attention_input, found_by, sampled_input
+from .checks import check_inputs
+from .types import CATEGORY, attention_input, sampled_input, search_aliases
 
 
 class AttentionHeatmaps(io.ComfyNode):
@@ -21,7 +21,7 @@ class AttentionHeatmaps(io.ComfyNode):
             node_id="InstDiffAttentionHeatmaps",
             display_name="Attention Heatmaps",
             category=CATEGORY,
-            **found_by("attention maps", "DAAM"),
+            **search_aliases("attention maps", "DAAM"),
             description=(
                 "Shows for every word of the prompt where it acted, and which of them is the index word: the one "
                 "whose place is most like the mask."
@@ -65,12 +65,12 @@ class AttentionHeatmaps(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(
         cls, attention: Any, colormap: str, opacity: float, steps: int, image: Any = None, sampled: Any = None
     ) -> io.NodeOutput:
-        attention = host.record_of(attention, sampled)
-        picture = None if image is None else host.picture_for(image, attention)
+        attention = host.get_record(attention, sampled)
+        picture = None if image is None else host.match_image_to_record(image, attention)
         evidence = attention.evidence(steps or None)
-        shown = heatmaps(evidence, attention.words, attention.image_size, colormap, picture, opacity)
+        shown = draw_heatmaps(evidence, attention.words, attention.image_size, colormap, picture, opacity)
         return io.NodeOutput(host.to_intermediate(shown))

@@ -20,8 +20,8 @@ from comfy_api.latest import io
 
 from ..instdiff_core.mini import FOLDER, TEXT_ENCODER, text_encoder_weights
 from ..instdiff_core.mini.scenes import background_words, compose, object_names
-from .checks import checked
-from .types import CATEGORY, found_by
+from .checks import check_inputs
+from .types import CATEGORY, search_aliases
 
 PREVIEW_COLOURS = [[0.61, 0.10, 0.03], [0.06, 0.42, -0.03], [-0.01, 0.07, 0.58], [-0.04, -0.02, -0.02]]
 PREVIEW_BIAS = [0.11, 0.09, -0.09]
@@ -34,7 +34,7 @@ class LoadMiniModel(io.ComfyNode):
             node_id="InstDiffLoadMiniModel",
             display_name="Load Mini Model",
             category=CATEGORY,
-            **found_by("example model", "test model"),
+            **search_aliases("example model", "test model"),
             description=(
                 "Loads the small model that comes with this pack, to try everything without a download. It knows "
                 "simple pictures of 256 x 256 pixels: one or two things (cat, dog, car, apple ...) on a background."
@@ -44,7 +44,7 @@ class LoadMiniModel(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(load_unet(), load_clip(), load_vae())
 
@@ -56,7 +56,7 @@ class MiniScene(io.ComfyNode):
             node_id="InstDiffMiniScene",
             display_name="Mini Scene",
             category=CATEGORY,
-            **found_by("example image", "test image"),
+            **search_aliases("example image", "test image"),
             description="Draws a picture that the mini model understands, with the exact mask of its object.",
             inputs=[
                 io.Combo.Input("object", options=object_names(), default="cat", tooltip="What the picture shows."),
@@ -82,7 +82,7 @@ class MiniScene(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, object: str, background: str, seed: int, batch_size: int = 1) -> io.NodeOutput:
         seeds = range(seed, seed + batch_size)
         scenes = [compose(np.random.default_rng(each), [object], background) for each in seeds]

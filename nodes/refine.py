@@ -7,11 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..instdiff_core.refine import PRESETS, course, refine_record
-from ..instdiff_core.report import report
+from ..instdiff_core.refine import PRESETS, refine_record, trace_convergence
+from ..instdiff_core.report import describe_mask
 from . import host
-from .checks import checked, text_problem
-from .types import ADVANCED, CATEGORY, Settings, attention_input, found_by, sampled_input
+from .checks import check_inputs, find_text_problem
+from .types import ADVANCED, CATEGORY, Settings, attention_input, sampled_input, search_aliases
 
 DEFAULT = PRESETS["default"]
 
@@ -23,7 +23,7 @@ class MaskSettingsNode(io.ComfyNode):
             node_id="InstDiffMaskSettings",
             display_name="Mask Settings",
             category=CATEGORY,
-            **found_by("auto mask", "mask threshold"),
+            **search_aliases("auto mask", "mask threshold"),
             description="How attention becomes a mask. For Masked Sampler and Refine Instant Mask.",
             inputs=[
                 io.Combo.Input(
@@ -111,7 +111,7 @@ class MaskSettingsNode(io.ComfyNode):
         return _valid_words(words)
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, preset: str, words: str, **values: Any) -> io.NodeOutput:
         return io.NodeOutput(replace(PRESETS[preset], target=_listed(words), **values))
 
@@ -123,7 +123,7 @@ class RefineInstantMask(io.ComfyNode):
             node_id="InstDiffRefineMask",
             display_name="Refine Instant Mask",
             category=CATEGORY,
-            **found_by("auto mask", "mask by text", "find object", "mask threshold"),
+            **search_aliases("auto mask", "mask by text", "find object", "mask threshold"),
             description="Makes the mask again from recorded attention, with other settings and without sampling.",
             is_output_node=True,
             inputs=[
@@ -178,7 +178,7 @@ class RefineInstantMask(io.ComfyNode):
         return _valid_words(words)
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(
         cls, attention: Any, steps: int, threshold: float | None = None, words: str | None = None,
         settings: Any = None, image: Any = None, sampled: Any = None,
@@ -187,14 +187,14 @@ class RefineInstantMask(io.ComfyNode):
         chosen = replace(
             settings, threshold=threshold or settings.threshold, target=_listed(words or "") or settings.target
         )
-        attention = host.record_of(attention, sampled)
-        picture = None if image is None else host.picture_for(image, attention)
+        attention = host.get_record(attention, sampled)
+        picture = None if image is None else host.match_image_to_record(image, attention)
         found = refine_record(attention, chosen, steps or None, picture)
         binary, soft = (
-            host.to_intermediate(each if image is None else host.uncut(each, image))
+            host.to_intermediate(each if image is None else host.undo_vae_crop(each, image))
             for each in (found.binary.float(), found.soft)
         )
-        text = report(found, attention, chosen, course(attention, chosen))
+        text = describe_mask(found, attention, chosen, trace_convergence(attention, chosen))
         shown = picture[:1] if picture is not None and len(image) == 1 else picture
         left = host.leave_for_browser(attention, settings, shown)
         preview = ui.PreviewMask(binary, cls=cls).as_dict()
@@ -208,5 +208,5 @@ def _listed(words: str) -> tuple[str, ...]:
 
 def _valid_words(words: str | None) -> bool | str:
     """What `validate_inputs` gives for a list of words; the host lets it see what is no text too."""
-    wrong = text_problem(words) if isinstance(words, str) else None
+    wrong = find_text_problem(words) if isinstance(words, str) else None
     return f"words {wrong}" if wrong else True

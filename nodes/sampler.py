@@ -8,8 +8,8 @@ from comfy_api.latest import io
 
 from ..instdiff_core.refine import PRESETS, refine_record
 from . import host
-from .checks import checked
-from .types import CATEGORY, Attention, Settings, found_by, prompt_given, sampling_inputs, words_inputs
+from .checks import check_inputs
+from .types import CATEGORY, Attention, Settings, read_given_prompt, sampling_inputs, search_aliases, words_inputs
 
 
 class MaskedSampler(io.ComfyNode):
@@ -19,7 +19,7 @@ class MaskedSampler(io.ComfyNode):
             node_id="InstDiffMaskedSampler",
             display_name="Masked Sampler",
             category=CATEGORY,
-            **found_by("edit by text", "replace object", "remove object", "inpaint by text", "auto mask"),
+            **search_aliases("edit by text", "replace object", "remove object", "inpaint by text", "auto mask"),
             description=(
                 "Edits a picture towards the prompt. While it samples, the model's own attention finds the area that "
                 "the prompt is about, and the rest of the picture is kept."
@@ -50,7 +50,7 @@ class MaskedSampler(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(
         cls,
         model: Any,
@@ -64,13 +64,14 @@ class MaskedSampler(io.ComfyNode):
         **widgets: Any,
     ) -> io.NodeOutput:
         settings = settings or PRESETS["default"]
-        samples = host.picture_latent(latent_image)
+        samples = host.get_samples(latent_image)
         host.check_channels(model, samples)
-        prompt = prompt_given(clip, text)
-        host.edit_prompt_of(positive, settings, prompt)
+        prompt = read_given_prompt(clip, text)
+        host.get_edit_prompt(positive, settings, prompt)
         if mask is not None:
             host.check_own_mask(mask, samples)
-        guide = host.InstantMaskGuide(settings, prompt, mask)
-        latent = host.sample(host.guided(model, guide), latent_image, positive, negative, **widgets)
-        found = refine_record(guide.record, settings).binary if mask is None else host.own_mask(mask, guide.record)
-        return io.NodeOutput(latent, host.to_intermediate(found.float()), guide.record)
+        wrapper = host.InstantMaskWrapper(settings, prompt, mask)
+        latent = host.sample(host.wrap_model(model, wrapper), latent_image, positive, negative, **widgets)
+        record = wrapper.record
+        area = refine_record(record, settings).binary if mask is None else host.scale_own_mask(mask, record)
+        return io.NodeOutput(latent, host.to_intermediate(area.float()), record)

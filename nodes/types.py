@@ -18,13 +18,13 @@ Attention = io.Custom("INSTDIFF_ATTENTION")
 Settings = io.Custom("INSTDIFF_SETTINGS")
 
 
-def found_by(*searches: str) -> dict[str, Any]:
+def search_aliases(*searches: str) -> dict[str, Any]:
     """What else a node is looked for by, as arguments of its schema, in hosts that know how (v0.3.64 does not)."""
     return {"search_aliases": list(searches)} if "search_aliases" in inspect.signature(io.Schema).parameters else {}
 
 
 def attention_input() -> Any:
-    """What a sampling recorded, to be read by `host.record_of`."""
+    """What a sampling recorded, to be read by `host.get_record`."""
     return Attention.Input("attention", tooltip="From Masked Sampler, Capture Attention or Instant Mask Guidance.")
 
 
@@ -89,7 +89,7 @@ def words_inputs() -> list[Any]:
     ]
 
 
-def prompt_given(clip: Any, text: str | None) -> EditPrompt | None:
+def read_given_prompt(clip: Any, text: str | None) -> EditPrompt | None:
     """The edit prompt of `words_inputs`, none when nothing is connected. Raises ``ValueError`` for only one of them."""
     if clip is None and text is None:
         return None

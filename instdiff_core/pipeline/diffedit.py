@@ -25,9 +25,9 @@ def noise_difference(
     seeds: Sequence[int],
     strength: float = 0.5,
     steps: int = 50,
-    draws: int = diffedit.DRAWS,
+    noise_samples: int = diffedit.NOISE_SAMPLES,
 ) -> Tensor:
-    """The mean over `draws` of how far apart the two prompts of each picture are, ``[pictures, h, w]`` float32.
+    """The mean over `noise_samples` of how far apart the two prompts of each picture are, ``[pictures, h, w]`` float32.
 
     The pictures are of one size. `strength` (above 0, to 1) is the noise level, out of a schedule
     of `steps`, as for `edit`. Raises ``ValueError`` for a value out of range.
@@ -36,16 +36,16 @@ def noise_difference(
         raise ValueError(f"strength must be above 0 to 1, not {strength}")
     scheduler = ddim(model, steps)
     level = scheduler.timesteps[-max(1, round(steps * strength))]
-    clean = model.encode(pictures)
-    noise = torch.cat([noise_like(clean[:1].expand(draws, -1, -1, -1), seed) for seed in seeds])
+    image_latents = model.encode(pictures)
+    noise = torch.cat([noise_like(image_latents[:1].expand(noise_samples, -1, -1, -1), seed) for seed in seeds])
     source, target = model.context(sources), model.context(targets)
-    apart = []
-    for rows in torch.split(torch.arange(len(noise), device=clean.device), ROWS // 2):
-        picture = rows // draws
-        noised = scheduler.add_noise(clean[picture], noise[rows], level[None])
+    differences = []
+    for entries in torch.split(torch.arange(len(noise), device=image_latents.device), ROWS // 2):
+        picture = entries // noise_samples
+        noised = scheduler.add_noise(image_latents[picture], noise[entries], level[None])
         both = model.predict(noised.repeat(2, 1, 1, 1), level, torch.cat([target[picture], source[picture]]))
-        apart.append(diffedit.disagreement(*both.chunk(2)))
-    return torch.cat(apart).view(len(pictures), draws, *clean.shape[-2:]).mean(1)
+        differences.append(diffedit.measure_disagreement(*both.chunk(2)))
+    return torch.cat(differences).view(len(pictures), noise_samples, *image_latents.shape[-2:]).mean(1)
 
 
 def noise_difference_mask(
@@ -57,7 +57,7 @@ def noise_difference_mask(
     seeds: Sequence[int],
     strength: float = 0.5,
     steps: int = 50,
-    draws: int = diffedit.DRAWS,
+    noise_samples: int = diffedit.NOISE_SAMPLES,
     ratio: float = diffedit.RATIO,
     threshold: float = diffedit.THRESHOLD,
 ) -> list[Mask]:
@@ -67,7 +67,7 @@ def noise_difference_mask(
     `diffedit.noise_difference_mask`. The same seed gives the same mask.
     """
     difference = noise_difference(
-        model, pictures, sources, targets, seeds=seeds, strength=strength, steps=steps, draws=draws
+        model, pictures, sources, targets, seeds=seeds, strength=strength, steps=steps, noise_samples=noise_samples
     )
     size = pictures[0].shape[0], pictures[0].shape[1]
     _, binary = diffedit.noise_difference_mask(difference, size, ratio, threshold)

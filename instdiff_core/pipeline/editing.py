@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..attention import affinity, downscale_to_read, word_maps
-from ..blend import feathered, keep_original, paste
+from ..blend import feather_mask, keep_original, paste
 from ..evidence import AttentionRecord, Predictions
 from ..noise import NoiseLevel
-from ..refine import PRESETS, InstantMask, MaskSettings, WordRoles, target_numbers
-from ..report import facts
+from ..refine import PRESETS, InstantMask, MaskSettings, WordRoles, find_target_words
+from ..report import collect_facts
 from ..session import MaskSession
 from ..tokens import PromptWords
 from .model import EditModel, Picture
@@ -58,9 +58,9 @@ class Edit:
     timings: dict[str, float]
 
     @property
-    def report(self) -> dict[str, Any]:
-        """The facts of the mask (`report.facts`) and the timings, for JSON."""
-        return {**facts(self.mask, self.record.words), "timings": dict(self.timings)}
+    def facts(self) -> dict[str, Any]:
+        """The facts of the mask (`report.collect_facts`) and the timings, for JSON."""
+        return {**collect_facts(self.mask, self.record.words), "timings": dict(self.timings)}
 
 
 def edit(model: EditModel, picture: Picture, prompt: str, *, seed: int = 0, **settings: Any) -> Edit:
@@ -83,7 +83,7 @@ def edit_batch(
     strength: float = 0.5,
     steps: int = 50,
     cfg: float = 7.5,
-    draws: int = 1,
+    noise_samples: int = 1,
     finish_strength: float = 0.7,
     progress: Progress | None = None,
 ) -> list[Edit]:
@@ -91,7 +91,7 @@ def edit_batch(
 
     `new_session` makes the sessions, where their masks are not to be those of the `settings`.
     `strength` (above 0, to 1) is the noise level to start from, out of a schedule of `steps`; `cfg`
-    the guidance; `draws` how many noise draws of a picture share one mask, of which the first
+    the guidance; `noise_samples` how many noise draws of a picture share one mask, of which the first
     becomes the result; `finish_strength` (0 to 1) that of `finish`. Pictures of any size are sampled
     at the nearest size that fits the U-Net.
 
@@ -107,45 +107,45 @@ def edit_batch(
     _check_range("strength", strength, 0, 1, open_low=True)
     _check_range("finish strength", finish_strength, 0, 1)
     _check_range("cfg", cfg, 0, 100)
-    _check_range("draws", draws, 1, 64)
+    _check_range("noise_samples", noise_samples, 1, 64)
     words = [model.words(prompt) for prompt in prompts]
     for each in words:
-        target_numbers(each, settings.target)
+        find_target_words(each, settings.target)
     scheduler = ddim(model, steps)
-    settings = replace(settings, share=settings.share or draws > 1)
+    settings = replace(settings, share=settings.share or noise_samples > 1)
 
     started = _now(model.device)
-    clean = model.encode(pictures)
-    originals = clean.repeat_interleave(draws, 0)
+    image_latents = model.encode(pictures)
+    repeated_latents = image_latents.repeat_interleave(noise_samples, 0)
     context = _contexts(model, prompts)
-    size = (clean.shape[-2], clean.shape[-1])
+    size = (image_latents.shape[-2], image_latents.shape[-1])
     downscale, layers = _layers_to_read(model.unet, size)
     grid = (size[0] // downscale, size[1] // downscale)
     matrices = [each.matrix(context.shape[2], model.device) for each in words]
     sessions = [new_session(number, each, settings) for number, each in enumerate(words)]
-    rows = [slice(number * draws, (number + 1) * draws) for number in range(len(pictures))]
+    parts = [slice(number * noise_samples, (number + 1) * noise_samples) for number in range(len(pictures))]
     encoded = _now(model.device)
 
     def take(kind: str, q: Tensor, k: Tensor, heads: int) -> None:
-        for session, matrix, part in zip(sessions, matrices, rows, strict=True):
+        for session, matrix, part in zip(sessions, matrices, parts, strict=True):
             if kind == "attn2":
                 session.observe_words(word_maps(q[part], k[part], heads, matrix, grid))
             else:
                 session.observe_affinity(affinity(q[part], k[part], heads), grid)
 
     def masks_of(level: NoiseLevel, predictions: Predictions) -> Tensor:
-        masks = [session.step(level, predictions.rows(part)) for session, part in zip(sessions, rows, strict=True)]
-        return torch.cat([mask.expand(draws, -1, -1) for mask in masks if mask is not None])
+        masks = [session.step(level, predictions.entries(part)) for session, part in zip(sessions, parts, strict=True)]
+        return torch.cat([mask.expand(noise_samples, -1, -1) for mask in masks if mask is not None])
 
     sampled_steps, finish_steps = _count(steps, strength), _count(steps, finish_strength)
-    report = progress or (lambda done, total: None)
+    on_step = progress or (lambda done, total: None)
     total = sampled_steps + finish_steps
-    noise = torch.cat([noise_like(clean[:1].expand(draws, -1, -1, -1), seed) for seed in seeds])
+    noise = torch.cat([noise_like(image_latents[:1].expand(noise_samples, -1, -1, -1), seed) for seed in seeds])
     with _reading(layers, take):
         latents = _denoise(
-            model, scheduler, originals, originals, noise, sampled_steps, context.repeat_interleave(draws, 1), cfg,
-            masks_of, lambda done, _: report(done, total),
-        )[::draws]  # fmt: skip
+            model, scheduler, repeated_latents, repeated_latents, noise, sampled_steps,
+            context.repeat_interleave(noise_samples, 1), cfg, masks_of, lambda done, _: on_step(done, total),
+        )[::noise_samples]  # fmt: skip
     records = [session.record(model.scale) for session in sessions]
     final = [
         _first(session.final(picture.shape[:2], settings, torch.tensor(picture).permute(2, 0, 1)[None] / 255))
@@ -155,8 +155,8 @@ def edit_batch(
 
     areas = [mask.binary[0].numpy() for mask in final]
     finished = _finish(
-        model, pictures, clean, areas, latents, prompts, finish_strength, steps, cfg, seeds, None, None,
-        lambda done, _: report(sampled_steps + done, total),
+        model, pictures, image_latents, areas, latents, prompts, finish_strength, steps, cfg, seeds, None, None,
+        lambda done, _: on_step(sampled_steps + done, total),
     )  # fmt: skip
     done = _now(model.device)
     unfinished = model.decode(latents, pictures[0].shape[:2])
@@ -205,17 +205,17 @@ def finish(
     _check_range("cfg", cfg, 0, 100)
     for name, value in (("grow", grow), ("feather", feather)):
         _check_range(name, value or 0, 0, min(mask.shape))
-    report = progress or (lambda done, total: None)
-    clean = model.encode([picture])
+    on_step = progress or (lambda done, total: None)
+    image_latents = model.encode([picture])
     return _finish(
-        model, [picture], clean, [mask], latent, [prompt], strength, steps, cfg, [seed], grow, feather, report
+        model, [picture], image_latents, [mask], latent, [prompt], strength, steps, cfg, [seed], grow, feather, on_step
     )[0]
 
 
 def _finish(
     model: EditModel,
     pictures: Sequence[Picture],
-    clean: Tensor,
+    image_latents: Tensor,
     masks: Sequence[Mask],
     latents: Tensor,
     prompts: Sequence[str],
@@ -227,15 +227,15 @@ def _finish(
     feather: int | None,
     progress: Progress,
 ) -> list[Picture]:
-    """`finish` for a batch: `clean` ``[pictures, C, h, w]`` are the pictures' latents, `latents` their edits."""
+    """`finish` for a batch: `image_latents` and `latents` ``[pictures, C, h, w]``, of the pictures and their edits."""
     side = min(masks[0].shape)
     grow, feather = side // 32 if grow is None else grow, side // 64 if feather is None else feather
-    area, alpha = feathered(torch.from_numpy(np.stack(masks)).float(), grow, feather)
+    area, alpha = feather_mask(torch.from_numpy(np.stack(masks)).float(), grow, feather)
     if count := _count(steps, strength):
         changed = functional.adaptive_max_pool2d(area.float(), latents.shape[-2:]).to(model.device) > 0
-        noise = torch.cat([noise_like(clean[:1], seed) for seed in seeds])
+        noise = torch.cat([noise_like(image_latents[:1], seed) for seed in seeds])
         latents = _denoise(
-            model, ddim(model, steps), latents, clean, noise, count, _contexts(model, prompts), cfg,
+            model, ddim(model, steps), latents, image_latents, noise, count, _contexts(model, prompts), cfg,
             lambda *_: changed, progress,
         )  # fmt: skip
     edited = model.decode(latents, pictures[0].shape[:2])
@@ -309,7 +309,7 @@ def _denoise(
     model: EditModel,
     scheduler: DDIMScheduler,
     start: Tensor,
-    original: Tensor,
+    image_latents: Tensor,
     noise: Tensor,
     count: int,
     context: Tensor,
@@ -330,12 +330,12 @@ def _denoise(
         with_prompt, without_prompt = (
             scheduler.step(part, step, latent).pred_original_sample for part in (wanted, without)
         )
-        predictions = Predictions(stepped.pred_original_sample, with_prompt, without_prompt, original)
+        predictions = Predictions(stepped.pred_original_sample, with_prompt, without_prompt, image_latents)
         signal = scheduler.alphas_cumprod[step].to(latent.device)
         mask = mask_of(NoiseLevel(signal.sqrt(), (1 - signal).sqrt()), predictions)
-        kept = original
+        kept = image_latents
         if done < count:
-            kept = scheduler.add_noise(original, noise, (step - stride).clamp(min=0)[None])
+            kept = scheduler.add_noise(image_latents, noise, (step - stride).clamp(min=0)[None])
         latent = keep_original(mask, stepped.prev_sample, kept)
         progress(done, count)
     return latent

@@ -2,48 +2,48 @@
 
 from .browser import leave_for_browser
 from .difference import noise_difference
-from .guide import InstantMaskGuide, guided, record_of
 from .pictures import (
     check_channels,
     check_own_mask,
     decode,
-    inpaint_latent,
+    encode_for_inpainting,
+    get_samples,
     is_inpainting_model,
-    mask_for,
-    own_mask,
-    picture_for,
-    picture_latent,
+    match_image_to_record,
     repeat_to_batch,
+    scale_mask_to_image,
+    scale_own_mask,
     to_intermediate,
-    uncut,
+    undo_vae_crop,
 )
 from .sampling import SAMPLERS, SCHEDULERS, sample
-from .text import PROMPT, EditPrompt, edit_prompt_of, encode_prompt, read_prompt
+from .text import PROMPT, EditPrompt, encode_prompt, get_edit_prompt, read_prompt
+from .wrapper import InstantMaskWrapper, get_record, wrap_model
 
 __all__ = [
     "PROMPT",
     "SAMPLERS",
     "SCHEDULERS",
     "EditPrompt",
-    "InstantMaskGuide",
+    "InstantMaskWrapper",
     "check_channels",
     "check_own_mask",
     "decode",
-    "edit_prompt_of",
+    "encode_for_inpainting",
     "encode_prompt",
-    "guided",
-    "inpaint_latent",
+    "get_edit_prompt",
+    "get_record",
+    "get_samples",
     "is_inpainting_model",
     "leave_for_browser",
-    "mask_for",
+    "match_image_to_record",
     "noise_difference",
-    "own_mask",
-    "picture_for",
-    "picture_latent",
     "read_prompt",
-    "record_of",
     "repeat_to_batch",
     "sample",
+    "scale_mask_to_image",
+    "scale_own_mask",
     "to_intermediate",
-    "uncut",
+    "undo_vae_crop",
+    "wrap_model",
 ]

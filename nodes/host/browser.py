@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ...instdiff_core.evidence import AttentionRecord
-from ...instdiff_core.export import exported
+from ...instdiff_core.export import export_record
 from ...instdiff_core.refine import MaskSettings
 
 
@@ -23,6 +23,6 @@ def leave_for_browser(record: AttentionRecord, settings: MaskSettings, pictures:
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
     name = f"instdiff_{secrets.token_hex(16)}.safetensors"
-    (folder / name).write_bytes(exported(record, settings))
+    (folder / name).write_bytes(export_record(record, settings))
     saved = [] if pictures is None else ui.PreviewImage(pictures.movedim(1, -1)).values
     return {"record": ui.SavedResult(name, "", io.FolderType.temp), "pictures": saved}

@@ -26,14 +26,14 @@ def warn_of_size(model: Any, latent: Tensor) -> None:
     scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
     height, width = latent.shape[-2] * scale, latent.shape[-1] * scale
     if height * width > LARGE * side**2:
-        tell(
+        notify(
             f"the picture is {width} x {height}, and this model was made for about {side} x "
             f"{side} pixels. It will take long, and small things will be found badly: scale the picture down first "
             f"(ImageScaleToTotalPixels to {side**2 / 1e6:.2g} megapixels)"
         )
 
 
-def tell(text: str) -> None:
+def notify(text: str) -> None:
     """Write a warning to the log, and under the node that is executed."""
     logging.warning("InstDiffEdit: %s", text)
     context = get_executing_context()

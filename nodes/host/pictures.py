@@ -17,7 +17,7 @@ from .text import Conditioning
 Latent = dict[str, Any]
 
 
-def picture_latent(latent: Latent) -> Tensor:
+def get_samples(latent: Latent) -> Tensor:
     """The samples of a latent of pictures. Raises ``ValueError`` for video, 3D and nested latents."""
     samples = latent["samples"]
     if getattr(samples, "is_nested", False) or samples.ndim != 4:
@@ -50,7 +50,7 @@ def repeat_to_batch(tensor: Tensor, count: int) -> Tensor:
     return comfy.utils.repeat_to_batch_size(tensor, count)
 
 
-def picture_for(image: Tensor, record: AttentionRecord) -> Tensor:
+def match_image_to_record(image: Tensor, record: AttentionRecord) -> Tensor:
     """An IMAGE ``[B, H, W, C]`` as ``[B or batch, 3, H, W]`` at the record's size and batch.
 
     As VAE Encode does, the middle is kept where the picture is larger by less than a latent pixel.
@@ -68,7 +68,7 @@ def picture_for(image: Tensor, record: AttentionRecord) -> Tensor:
     return repeat_to_batch(picture, record.maps.shape[1]).cpu()
 
 
-def uncut(mask: Tensor, image: Tensor) -> Tensor:
+def undo_vae_crop(mask: Tensor, image: Tensor) -> Tensor:
     """A mask ``[N, h, w]`` of the part that VAE Encode keeps of an IMAGE ``[B, H, W, C]``, at the image's size.
 
     It is put where that part was cut from, and its border repeated.
@@ -78,7 +78,7 @@ def uncut(mask: Tensor, image: Tensor) -> Tensor:
     return pad(mask, (left, across - left, top, down - top), mode="replicate")
 
 
-def latent_mask(mask: Tensor, samples: Tensor) -> Tensor:
+def scale_mask_to_latent(mask: Tensor, samples: Tensor) -> Tensor:
     """Where a user's MASK ``[N, h, w]`` lets latents ``[B, C, H, W]`` be edited, ``[B, H, W]`` bool.
 
     A mask of whole pixels: the host's samplers take no softer one either.
@@ -89,7 +89,7 @@ def latent_mask(mask: Tensor, samples: Tensor) -> Tensor:
 
 def check_own_mask(mask: Tensor, samples: Tensor) -> None:
     """Raises ``ValueError`` for a user's MASK ``[N, h, w]`` with which nothing of the latents would be edited."""
-    if not latent_mask(mask, samples).any():
+    if not scale_mask_to_latent(mask, samples).any():
         raise ValueError(
             "mask is empty: it is nowhere above 0.5 in an area of the size of a latent pixel, so nothing would be "
             "edited (Load Image gives such a mask for a picture without transparency). Draw the area to edit, or "
@@ -97,15 +97,15 @@ def check_own_mask(mask: Tensor, samples: Tensor) -> None:
         )
 
 
-def own_mask(mask: Tensor, record: AttentionRecord) -> Tensor:
+def scale_own_mask(mask: Tensor, record: AttentionRecord) -> Tensor:
     """Where a user's MASK ``[N, h, w]`` let a recorded sampling edit, ``[batch, H, W]`` bool at picture size."""
-    area = latent_mask(mask, record.guide)
+    area = scale_mask_to_latent(mask, record.image_latent)
     if record.noise_mask is not None:
         area = area & record.noise_mask.to(area.device)
     return interpolate(area[:, None].float(), record.image_size)[:, 0] > 0
 
 
-def mask_for(mask: Tensor, image: Tensor, vae: Any) -> Tensor:
+def scale_mask_to_image(mask: Tensor, image: Tensor, vae: Any) -> Tensor:
     """A MASK ``[N, h, w]`` brought to the size of an IMAGE ``[B, H, W, C]``, still in 0..1.
 
     A mask of the size that VAE Encode keeps of the picture is put where that was cut from.
@@ -113,13 +113,13 @@ def mask_for(mask: Tensor, image: Tensor, vae: Any) -> Tensor:
     size = (image.shape[1], image.shape[2])
     ratio = vae.spacial_compression_encode()
     if mask.shape[1:] == (size[0] // ratio * ratio, size[1] // ratio * ratio):
-        mask = uncut(mask, image)
+        mask = undo_vae_crop(mask, image)
     elif mask.shape[1:] != size:
         mask = interpolate(mask[:, None], size, mode="bilinear")[:, 0]
     return mask.to(image.device)
 
 
-def inpaint_latent(
+def encode_for_inpainting(
     model: Any, vae: Any, image: Tensor, area: Tensor, samples: Latent | None,
     positive: Conditioning, negative: Conditioning,
 ) -> tuple[Conditioning, Conditioning, Latent]:  # fmt: skip
@@ -139,7 +139,7 @@ def inpaint_latent(
     else:
         latent = {"samples": vae.encode(pixels), "noise_mask": area.unsqueeze(1)}
     if samples is not None:
-        start = picture_latent(samples)
+        start = get_samples(samples)
         ratio = vae.spacial_compression_encode()
         height, width = (length // ratio for length in image.shape[1:3])
         if tuple(start.shape[-2:]) != (height, width):

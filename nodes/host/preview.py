@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ...instdiff_core.preview import marching_ants, white_and_black
+from ...instdiff_core.preview import draw_marching_ants, find_white_and_black
 
 Progress = Callable[[int, Tensor, Tensor, int], Any]
 """A sampler's callback: step, denoised latent, noisy latent, number of steps."""
 
 
-def outlining(callback: Progress, latent_format: Any, mask: Callable[[], Tensor | None], like: Tensor) -> Progress:
+def outline_previews(
+    callback: Progress, latent_format: Any, mask: Callable[[], Tensor | None], like: Tensor
+) -> Progress:
     """A callback whose preview shows the outline of the `mask` of the moment ``[B, H, W]`` bool.
 
     `like` has the device and type of the latents. Latents that the host cannot show stay as they are.
@@ -22,14 +24,14 @@ def outlining(callback: Progress, latent_format: Any, mask: Callable[[], Tensor 
         return callback
     white, black = (
         colour.to(like)
-        for colour in white_and_black(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
+        for colour in find_white_and_black(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
     )
 
     def show(step: int, denoised: Tensor, x: Tensor, total: int) -> Any:
         area = mask()
         if area is None:
             return callback(step, denoised, x, total)
-        shown = marching_ants(denoised, area, white, black, step)
+        shown = draw_marching_ants(denoised, area, white, black, step)
         result = callback(step, shown, x, total)
         # who keeps it, as SamplerCustomAdvanced does for its second output, keeps what was denoised
         shown.copy_(denoised)

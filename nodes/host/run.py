@@ -15,7 +15,7 @@ from ...instdiff_core.blend import keep_original
 from ...instdiff_core.evidence import AttentionRecord, Predictions
 from ...instdiff_core.noise import NoiseLevel
 from ...instdiff_core.session import MaskSession
-from .preview import outlining
+from .preview import outline_previews
 from .readers import Reader
 from .text import PROMPT, EditPrompt
 
@@ -37,17 +37,17 @@ class InstantMaskRun:
     """The hooks and the state of one sampling.
 
     A `named` prompt is that of every positive conditioning, else only of those that carry it.
-    `original` ``[B, C, H, W]`` is the latent of the picture. `noisy` says that the sampling adds noise
+    `image_latent` ``[B, C, H, W]`` is the latent of the picture. `noisy` says that the sampling adds noise
     to its latent, rather than going on with one that is noisy already.
     """
 
-    _clean: Tensor
+    _model_latent: Tensor
 
     def __init__(
-        self, guider: Any, prompt: EditPrompt, named: bool, reader: Reader, session: MaskSession, original: Tensor,
+        self, guider: Any, prompt: EditPrompt, named: bool, reader: Reader, session: MaskSession, image_latent: Tensor,
         noisy: bool,
     ) -> None:  # fmt: skip
-        self.session, self.original = session, original
+        self.session, self.image_latent = session, image_latent
         self._guider, self._prompt, self._named = guider, prompt, named
         self._reader, self._noisy = reader, noisy
         self._matrices: dict[int, Tensor] = {}
@@ -66,7 +66,7 @@ class InstantMaskRun:
 
     def go_on(self, record: AttentionRecord, noise: Tensor) -> None:
         """Begin with what an earlier sampling of the same picture has recorded, and with its noise samples."""
-        if record.words != self._prompt.words or noise.shape != self.original.shape:
+        if record.words != self._prompt.words or noise.shape != self.image_latent.shape:
             return
         device = self._guider.model_patcher.load_device
         self._noise = noise.to(device)
@@ -98,7 +98,7 @@ class InstantMaskRun:
 
         `latent_size` is ``(height, width)`` of the call's latents, `options` its transformer_options.
         """
-        if self._positive is None or latent_size != tuple(self._clean.shape[-2:]):
+        if self._positive is None or latent_size != tuple(self._model_latent.shape[-2:]):
             return
         uuids = {cond["uuid"] for cond in self._edit_conditionings()}
         chunks = options["cond_or_uncond"]
@@ -128,12 +128,12 @@ class InstantMaskRun:
         """SAMPLER_SAMPLE: learn the clean latent and the noise, in the model's own space; outline the previews."""
         self._check_areas(latent)
         self._check_windows(latent, sigmas)
-        self._clean = guider.inner_model.process_latent_in(self.original.to(latent))
+        self._model_latent = guider.inner_model.process_latent_in(self.image_latent.to(latent))
         if self._noisy:
             self._noise = noise
         if callback is not None:
             latent_format = self._guider.model_patcher.get_model_object("latent_format")
-            callback = outlining(callback, latent_format, lambda: self.session.mask, self._clean)
+            callback = outline_previews(callback, latent_format, lambda: self.session.mask, self._model_latent)
         return executor(guider, sigmas, extra, callback, noise, latent, *args, **kwargs)
 
     def _check_areas(self, latent: Tensor) -> None:
@@ -166,7 +166,7 @@ class InstantMaskRun:
 
     def _predict_noise(self, executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """PREDICT_NOISE: show the model the original outside the last mask, then refine and apply this one's."""
-        if x.shape[-2:] != self._clean.shape[-2:]:
+        if x.shape[-2:] != self._model_latent.shape[-2:]:
             raise ValueError(
                 "the sampler changes the size of the latent while it samples, and the picture outside the mask cannot "
                 "be kept: choose another sampler, and upscale the edited latent afterwards"
@@ -174,10 +174,10 @@ class InstantMaskRun:
         level = _level(executor.class_obj.inner_model, sigma.flatten()[0])
         if self._noise is None:
             # the latent came with its noise: what is left of it without the picture
-            self._noise = level.noise_in(x, self._clean)
+            self._noise = level.noise_in(x, self._model_latent)
         if self.session.mask is not None:
             noised = executor.class_obj.inner_model.scale_latent_inpaint(
-                x=x, sigma=sigma, noise=self._noise, latent_image=self._clean
+                x=x, sigma=sigma, noise=self._noise, latent_image=self._model_latent
             )
             x = keep_original(self.session.mask, x, noised.to(x))
         self._awaiting_call = True
@@ -189,7 +189,7 @@ class InstantMaskRun:
         finally:
             self._awaiting_call = False
         mask = self._close_step(level, denoised)
-        return denoised if mask is None else keep_original(mask, denoised, self._clean.to(denoised))
+        return denoised if mask is None else keep_original(mask, denoised, self._model_latent.to(denoised))
 
     def _close_step(self, level: NoiseLevel, denoised: Tensor) -> Tensor | None:
         """The mask after a step."""
@@ -197,7 +197,7 @@ class InstantMaskRun:
         if predictions is None:
             self.session.drop_step()
             return self.session.mask
-        return self.session.step(level, Predictions(denoised, *predictions, self._clean.to(denoised)))
+        return self.session.step(level, Predictions(denoised, *predictions, self._model_latent.to(denoised)))
 
     def _calc_cond_batch(self, executor: Any, model: Any, conds: list[Any], *args: Any, **kwargs: Any) -> Any:
         """CALC_COND_BATCH: find the edit prompt in the step's first call; later calls of a step are other nodes'."""

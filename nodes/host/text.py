@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...instdiff_core.refine import MaskSettings, target_numbers
+from ...instdiff_core.refine import MaskSettings, find_target_words
 from ...instdiff_core.tokens import PromptWords, prompt_words
 
 PROMPT = "instdiff_prompt"
@@ -51,21 +51,19 @@ def read_prompt(clip: Any, text: str) -> EditPrompt:
     return EditPrompt(prompt_words(tokens[key], tokenizer), (context, options))
 
 
-def edit_prompt_of(
-    conditioning: Conditioning, settings: MaskSettings, prompt: EditPrompt | None = None
-) -> EditPrompt:
-    """`checked_prompt` for a CONDITIONING, before anything is sampled."""
-    return checked_prompt([(context, options) for context, options in conditioning], settings, prompt)
+def get_edit_prompt(conditioning: Conditioning, settings: MaskSettings, prompt: EditPrompt | None = None) -> EditPrompt:
+    """`check_prompt` for a CONDITIONING, before anything is sampled."""
+    return check_prompt([(context, options) for context, options in conditioning], settings, prompt)
 
 
-def checked_prompt(
+def check_prompt(
     positive: Iterable[tuple[Tensor, dict[str, Any]]], settings: MaskSettings | None, prompt: EditPrompt | None = None
 ) -> EditPrompt:
     """The edit prompt: the one given, else the one that `encode_prompt` put into its conditioning.
 
     `positive` are the contexts and options of the positive conditioning. Raises ``ValueError`` for
     one without an edit prompt, for several with different words, for one whose length does not
-    match its words, and as `target_numbers`.
+    match its words, and as `find_target_words`.
     """
     entries = list(positive)
     if prompt is None:
@@ -86,5 +84,5 @@ def checked_prompt(
                 f"the positive conditioning has {context.shape[1]} columns, but its words were counted for "
                 f"{words.length}: encode the edit prompt again, and do not concatenate it with another one"
             )
-    target_numbers(words, settings.target if settings else ())
+    find_target_words(words, settings.target if settings else ())
     return prompt

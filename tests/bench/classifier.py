@@ -115,7 +115,7 @@ def examples(rng: np.random.Generator, pictures: int, size: int = SIZE) -> tuple
         count = int(rng.choice(3, p=[0.1, 0.6, 0.3]))
         objects = [str(word) for word in rng.choice(object_words(), count, replace=False)]
         picture, masks = compose(rng, objects, str(rng.choice(background_words())))
-        areas = list(zip(masks, objects, strict=True)) or [(_anywhere(rng, picture), NOTHING)]
+        areas = list(zip(masks, objects, strict=True)) or [(_ignore_noise_mask(rng, picture), NOTHING)]
         for area, label in areas:
             offset = rng.uniform(-0.12, 0.12, 2)
             cuts.append(cut(picture, area, margin=rng.uniform(-0.05, 0.4), offset=(offset[0], offset[1]), size=size))
@@ -123,7 +123,7 @@ def examples(rng: np.random.Generator, pictures: int, size: int = SIZE) -> tuple
     return np.stack(cuts), np.array(labels)
 
 
-def _anywhere(rng: np.random.Generator, picture: Picture) -> Mask:
+def _ignore_noise_mask(rng: np.random.Generator, picture: Picture) -> Mask:
     area = np.zeros(picture.shape[:2], bool)
     side = int(rng.integers(len(area) // 4, len(area)))
     top, left = rng.integers(0, len(area) - side + 1, 2)

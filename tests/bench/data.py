@@ -102,9 +102,9 @@ def runs_to_mask(runs: Sequence[int]) -> Mask:
 
 
 def _scene(picture: Picture, mask: Mask, source: str, target: str, words: tuple[str, ...], size: int) -> Scene:
-    resized = np.array(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS))
+    resize = np.array(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS))
     truth = np.array(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
-    return Scene(resized, truth if truth.any() else None, source, target, words[-1], words)
+    return Scene(resize, truth if truth.any() else None, source, target, words[-1], words)
 
 
 def _words(phrase: str) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def judged(group: str, scene: Scene, edit: Edit, instant: bool) -> Figures:
         "kept": _kept(scene, edit.picture),
         "kept_psnr": None if scene.kept_mask is None else _psnr(scene.picture, edit.picture, ~scene.kept_mask),
         "area": area,
-        "index_word_right": float(edit.report["index_word"].casefold() in scene.words) if instant else None,
+        "index_word_right": float(edit.facts["index_word"].casefold() in scene.words) if instant else None,
         "confidence": float(edit.mask.confidence[0]) if instant else None,
     }
 

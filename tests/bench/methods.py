@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from instdiff_core.evidence import FIRST_WORD, Evidence
-from instdiff_core.maps import resized, unit_range
+from instdiff_core.maps import rescale_to_unit, resize
 from instdiff_core.pipeline import EditModel
 from instdiff_core.pipeline.diffedit import noise_difference_mask
 from instdiff_core.refine import PRESETS, InstantMask, MaskSettings
@@ -43,7 +43,7 @@ from instdiff_core.tokens import prompt_words
 
 from .scenes import Scene
 
-DRAWS, RATIO = 10, 3.0
+NOISE_SAMPLES, RATIO = 10, 3.0
 QUANTILE = 0.75
 DAAM_CUT = 0.4
 
@@ -106,7 +106,7 @@ def _diffedit(
         [scene.prompt for scene in scenes],
         strength=shared["strength"],
         steps=shared["steps"],
-        draws=DRAWS,
+        noise_samples=NOISE_SAMPLES,
         ratio=RATIO,
         seeds=seeds,
     )
@@ -127,7 +127,7 @@ def _ledits(
 
     def mask_of(number: int, evidence: Evidence) -> Tensor:
         attended = _smoothed(_words_map(evidence, words[number]))
-        size = (evidence.guide.shape[-2], evidence.guide.shape[-1])
+        size = (evidence.image_latent.shape[-2], evidence.image_latent.shape[-1])
         attended = functional.interpolate(_strongest(attended)[:, None].float(), size)[:, 0] > 0
         return attended & _strongest(guidance[number : number + 1])
 
@@ -145,8 +145,8 @@ def _daam(
     words = [word_numbers(model, scene) for scene in scenes]
 
     def mask_of(number: int, evidence: Evidence) -> Tensor:
-        size = (evidence.guide.shape[-2], evidence.guide.shape[-1])
-        return unit_range(resized(_words_map(evidence, words[number]), size, "bicubic")) >= DAAM_CUT
+        size = (evidence.image_latent.shape[-2], evidence.image_latent.shape[-1])
+        return rescale_to_unit(resize(_words_map(evidence, words[number]), size, "bicubic")) >= DAAM_CUT
 
     yield {"new_session": partial(_Decided, mask_of)}
 

@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from instdiff_core.export import exported
+from instdiff_core.export import export_record
 from instdiff_core.refine import PRESETS
 
 from ..browser import chromium, served
@@ -55,7 +55,7 @@ def main() -> None:
         for side, grid in product(options.sides, options.grids):
             record = make_record(texts, steps=STEPS, grid=(grid, grid), latent=(side // 8, side // 8))
             for name, settings in PRESETS.items():
-                Core(page).open(exported(record, settings), make_pictures(record, 1))
+                Core(page).open(export_record(record, settings), make_pictures(record, 1))
                 figures = []
                 for kind, moves in {"first": 1, **dict.fromkeys(("threshold", "word", "step"), options.moves)}.items():
                     times = page.evaluate(TIME, [kind, moves])

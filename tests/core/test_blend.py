@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instdiff_core.blend import feathered, keep_original, paste
+from instdiff_core.blend import feather_mask, keep_original, paste
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -38,7 +38,7 @@ def square(low=24, high=40, size=64):
 
 @pytest.mark.parametrize("grow", [0, 1, 16, 21])
 def test_growing_moves_every_edge_by_that_many_pixels(grow):
-    area, _ = feathered(square(), grow, 0)
+    area, _ = feather_mask(square(), grow, 0)
     assert torch.equal(area, square(24 - grow, 40 + grow) > 0)
 
 
@@ -57,16 +57,14 @@ def ragged():
 def away(mask):
     """The distance of every pixel ``[H, W]`` from the mask ``[1, H, W]``, the larger of across and down."""
     here = torch.cartesian_prod(*(torch.arange(length) for length in mask.shape[1:]))
-    apart = (here[:, None] - mask[0].nonzero()[None]).abs().amax(-1)
-    return apart.amin(1).reshape(mask.shape[1:])
+    differences = (here[:, None] - mask[0].nonzero()[None]).abs().amax(-1)
+    return differences.amin(1).reshape(mask.shape[1:])
 
 
 @pytest.mark.parametrize("mask", [thin(), square(36, 60, 96), ragged()], ids=["thin", "small", "ragged"])
-@pytest.mark.parametrize(
-    ("grow", "feather"), [(0, 0), (0, 8), (4, 3), (8, 8), (8, 32), (8, 64), (20, 16), (16, 0)]
-)
+@pytest.mark.parametrize(("grow", "feather"), [(0, 0), (0, 8), (4, 3), (8, 8), (8, 32), (8, 64), (20, 16), (16, 0)])
 def test_the_mask_itself_is_opaque_and_the_soft_edge_lies_in_what_grow_added(mask, grow, feather):
-    area, alpha = feathered(mask, grow, feather)
+    area, alpha = feather_mask(mask, grow, feather)
     distance = away(mask)
     assert (alpha[mask > 0] == 1).all()
     assert torch.equal(area[0], distance <= grow)
@@ -82,12 +80,12 @@ def test_the_mask_itself_is_opaque_and_the_soft_edge_lies_in_what_grow_added(mas
 
 
 def test_a_mask_over_everything_is_opaque_up_to_the_border():
-    assert feathered(torch.ones(1, 32, 32), 3, 5)[1].min() == 1
+    assert feather_mask(torch.ones(1, 32, 32), 3, 5)[1].min() == 1
 
 
 def test_pasting_leaves_the_rest_bit_for_bit_and_keeps_an_alpha_channel():
     image, painted = torch.rand(1, 64, 64, 4), torch.rand(1, 64, 64, 3)
-    area, alpha = feathered(square(), 4, 6)
+    area, alpha = feather_mask(square(), 4, 6)
     pasted = paste(image, painted, alpha)
     assert torch.equal(pasted[~area], image[~area])
     assert torch.equal(pasted[..., 3], image[..., 3])

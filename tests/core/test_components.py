@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from instdiff_core.components import cleaned
+from instdiff_core.components import clean_masks
 from instdiff_core.evidence import AttentionRecord
 from instdiff_core.metrics import boundary_f, iou
 from instdiff_core.refine import PRESETS, refine_record
@@ -54,39 +54,39 @@ def test_what_is_smaller_than_a_part_of_the_largest_piece_goes_and_a_hole_as_sma
         "#..###..##",
         "######..##",
     )
-    assert torch.equal(cleaned(before, 0.1), after)
-    assert torch.equal(cleaned(before, 0.0), before)
+    assert torch.equal(clean_masks(before, 0.1), after)
+    assert torch.equal(clean_masks(before, 0.0), before)
 
 
 def test_a_mask_holds_together_over_corners_and_what_is_outside_does_not():
     diagonal = torch.eye(8, dtype=torch.bool)[None]
-    assert torch.equal(cleaned(diagonal, 1.0)[0].diagonal(), torch.ones(8, dtype=torch.bool))
+    assert torch.equal(clean_masks(diagonal, 1.0)[0].diagonal(), torch.ones(8, dtype=torch.bool))
     ring = drawn(".....", "..#..", ".#.#.", "..#..", ".....")
-    assert cleaned(ring, 0.5)[0, 2, 2]
+    assert clean_masks(ring, 0.5)[0, 2, 2]
 
 
 def test_every_picture_of_a_batch_is_cleaned_by_its_own_largest_piece():
     small, large = disc(40, 40, 5), disc(150, 150, 80)
-    found = cleaned(torch.from_numpy(np.stack([small, small | large])), 0.05)
+    found = clean_masks(torch.from_numpy(np.stack([small, small | large])), 0.05)
     assert torch.equal(found, torch.from_numpy(np.stack([small, large])))
 
 
 @pytest.mark.parametrize("full", [True, False])
 def test_an_empty_and_a_full_mask_stay_as_they_are(full):
     mask = torch.full((2, 9, 7), full)
-    assert torch.equal(cleaned(mask, 0.5), mask)
+    assert torch.equal(clean_masks(mask, 0.5), mask)
 
 
 def test_two_objects_of_like_size_both_stay_and_so_does_a_large_hole():
     mask = torch.from_numpy((disc(70, 70, 50) & ~disc(70, 70, 15)) | disc(190, 190, 30))[None]
-    assert torch.equal(cleaned(mask, PRESETS["default"].min_area), mask)
+    assert torch.equal(clean_masks(mask, PRESETS["default"].min_area), mask)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_specks_streaks_and_an_eye_go_by_default_and_the_object_stays(seed):
     truth = disc(*RNG(seed).integers(100, 156, 2), 60)
     before = spoilt(truth, seed)
-    after = cleaned(torch.from_numpy(before)[None], PRESETS["default"].min_area)[0].numpy()
+    after = clean_masks(torch.from_numpy(before)[None], PRESETS["default"].min_area)[0].numpy()
     assert boundary_f(before, truth) < 0.97
     assert iou(after, truth) > max(0.99, iou(before, truth))
     assert boundary_f(after, truth) > 0.97
@@ -101,7 +101,7 @@ def test_only_the_cut_mask_of_a_record_is_cleaned(preset):
     )
     assert torch.equal(raw.soft, clean.soft)
     assert torch.equal(raw.confidence, clean.confidence)
-    assert torch.equal(clean.binary, cleaned(raw.binary, 0.3))
+    assert torch.equal(clean.binary, clean_masks(raw.binary, 0.3))
 
 
 def test_a_hole_that_the_noise_mask_makes_stays():

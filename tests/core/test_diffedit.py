@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionDiffEditPipeline
 
-from instdiff_core.diffedit import disagreement, noise_difference_mask
+from instdiff_core.diffedit import measure_disagreement, noise_difference_mask
 from instdiff_core.metrics import iou
 from instdiff_core.mini.scenes import compose
 from instdiff_core.pipeline import EditModel, load_mini
@@ -18,7 +18,7 @@ from instdiff_core.pipeline import diffedit as engine
 
 SCENES = [("cat", "dog", "grass"), ("dog", "cat", "snow")]
 SEEDS = [3, 4]
-FEW: dict[str, Any] = {"draws": 3, "seeds": SEEDS}
+FEW: dict[str, Any] = {"noise_samples": 3, "seeds": SEEDS}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_no_difference_gives_an_empty_mask() -> None:
 
 def test_the_disagreement_is_the_mean_over_channels_whatever_the_float_type() -> None:
     target, source = torch.zeros(1, 4, 2, 2), torch.tensor([1.0, -1.0, 2.0, 0.0]).view(1, 4, 1, 1).expand(1, 4, 2, 2)
-    assert torch.equal(disagreement(target.bfloat16(), source.bfloat16()), torch.ones(1, 2, 2))
+    assert torch.equal(measure_disagreement(target.bfloat16(), source.bfloat16()), torch.ones(1, 2, 2))
 
 
 @pytest.mark.parametrize("guidance", [3.0, 7.5])
@@ -114,14 +114,14 @@ def test_the_mask_finds_the_object_at_the_size_of_the_picture(
 def test_pictures_side_by_side_get_the_masks_that_they_get_alone(
     model: EditModel, given: tuple[list[np.ndarray], list[str], list[str]]
 ) -> None:
-    together = engine.noise_difference(model, *given, draws=10, seeds=SEEDS)
-    second = engine.noise_difference(model, *(part[1:] for part in given), draws=10, seeds=SEEDS[1:])
+    together = engine.noise_difference(model, *given, noise_samples=10, seeds=SEEDS)
+    second = engine.noise_difference(model, *(part[1:] for part in given), noise_samples=10, seeds=SEEDS[1:])
     torch.testing.assert_close(together[1:], second, atol=1e-4, rtol=1e-3)
 
 
 def test_any_size_of_picture_gets_a_mask_of_its_size(model: EditModel) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (75, 101, 3), dtype=np.uint8)
-    [mask] = engine.noise_difference_mask(model, [noise], ["a cat"], ["a dog"], seeds=[1], draws=1)
+    [mask] = engine.noise_difference_mask(model, [noise], ["a cat"], ["a dog"], seeds=[1], noise_samples=1)
     assert mask.shape == (75, 101)
 
 

@@ -10,7 +10,7 @@ from instdiff_core.evidence import (
     CHANGE,
     ERROR,
     ERROR_WITHOUT,
-    FIRST_EXTENT,
+    FIRST_PROPAGATED,
     FIRST_WORD,
     Evidence,
     Predictions,
@@ -20,7 +20,7 @@ from instdiff_core.noise import NoiseLevel
 from instdiff_core.tokens import PromptWords, Word
 
 WORDS = PromptWords((Word("dog", (1,)), Word("grass", (2,))), (0,), (3,), 77)
-PARTS = ("first", "maps", "extents", "guide")
+PARTS = ("first", "maps", "propagated", "image_latent")
 
 
 def level(sigma):
@@ -38,7 +38,7 @@ def predictions(batch=1, size=(8, 12), seed=0):
 
 
 def still(batch=1, size=(4, 6)):
-    """Predictions without any signal: only the words are in their extents."""
+    """Predictions without any signal: only the words are in the propagated maps."""
     nothing = torch.zeros(batch, 4, *size)
     return Predictions(nothing, nothing, nothing, nothing)
 
@@ -68,9 +68,9 @@ def recorded(sigmas, batch=1, signals=None, cells=True):
 def test_the_signals_are_the_change_and_the_squared_errors_in_units_of_the_noise():
     made = predictions(2)
     guided, with_prompt, without, clean = (
-        part.double().numpy() for part in (made.guided, made.with_prompt, made.without_prompt, made.clean)
+        part.double().numpy() for part in (made.guided, made.with_prompt, made.without_prompt, made.image_latent)
     )
-    expected = np.zeros((2, FIRST_EXTENT, 8, 12))
+    expected = np.zeros((2, FIRST_PROPAGATED, 8, 12))
     expected[:, CHANGE] = np.abs((guided - clean) / 3).mean(1)
     expected[:, ERROR] = (((with_prompt - clean) / 3) ** 2).mean(1)
     expected[:, ERROR_WITHOUT] = (((without - clean) / 3) ** 2).mean(1)
@@ -80,7 +80,7 @@ def test_the_signals_are_the_change_and_the_squared_errors_in_units_of_the_noise
 
 def test_without_a_negative_prompt_the_error_without_prompt_is_nothing():
     made = predictions()
-    found = Predictions(made.guided, made.with_prompt, None, made.clean).signals(level(2.0))
+    found = Predictions(made.guided, made.with_prompt, None, made.image_latent).signals(level(2.0))
     assert not found[:, ERROR_WITHOUT].any()
     torch.testing.assert_close(found[:, : ERROR + 1], made.signals(level(2.0))[:, : ERROR + 1])
 
@@ -88,7 +88,9 @@ def test_without_a_negative_prompt_the_error_without_prompt_is_nothing():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_predictions_give_float32_signals(dtype):
     made = predictions()
-    half = Predictions(*(part.to(dtype) for part in (made.guided, made.with_prompt, made.without_prompt, made.clean)))
+    half = Predictions(
+        *(part.to(dtype) for part in (made.guided, made.with_prompt, made.without_prompt, made.image_latent))
+    )
     found = half.signals(level(0.05))
     assert found.dtype == torch.float32
     assert found.isfinite().all()
@@ -96,12 +98,12 @@ def test_half_precision_predictions_give_float32_signals(dtype):
 
 
 @pytest.mark.parametrize("negative_prompt", [True, False])
-def test_rows_are_the_predictions_of_these_pictures(negative_prompt):
+def test_entries_are_the_predictions_of_these_pictures(negative_prompt):
     made = predictions(3)
     if not negative_prompt:
-        made = Predictions(made.guided, made.with_prompt, None, made.clean)
+        made = Predictions(made.guided, made.with_prompt, None, made.image_latent)
     torch.testing.assert_close(
-        made.rows(slice(1, 3)).signals(level(1.5)), made.signals(level(1.5))[1:3], rtol=0, atol=0
+        made.entries(slice(1, 3)).signals(level(1.5)), made.signals(level(1.5))[1:3], rtol=0, atol=0
     )
 
 
@@ -122,7 +124,7 @@ def test_word_maps_are_the_mean_over_layers_and_then_over_steps():
     torch.testing.assert_close(found.first, (first + second) / 2)
 
 
-def test_extents_are_carried_along_the_affinity_by_hand():
+def test_maps_are_propagated_along_the_affinity_by_hand():
     # The first cell looks at the second alone, the second at both alike: the mean affinity of the two layers.
     recorder = Recorder()
     recorder.add_words(torch.tensor([0.5, 0.5, 0.2, 0.6, 0.1, 0.3, 0.9, 0.8]).view(1, 4, 1, 2))
@@ -133,18 +135,18 @@ def test_extents_are_carried_along_the_affinity_by_hand():
     recorder.close_step(level(2.0), made)
     found = recorder.evidence()
     expected = torch.tensor([[4, 3], [9, 5], [4, 4], [0.3, 0.2], [0.8, 0.85]])
-    torch.testing.assert_close(found.extents, expected.view(1, 5, 1, 2))
+    torch.testing.assert_close(found.propagated, expected.view(1, 5, 1, 2))
     assert torch.equal(found.maps[0, FIRST_WORD:, 0], torch.tensor([[0.1, 0.3], [0.9, 0.8]]))
 
 
-def test_without_self_attention_the_extents_are_the_signals_and_the_words_as_they_are():
+def test_without_self_attention_the_propagated_maps_are_the_signals_and_the_words_as_they_are():
     maps, made = word_maps(2), predictions(2, size=(8, 12))
     recorder = Recorder()
     recorder.add_words(maps)
     recorder.close_step(level(3.0), made)
-    extents = recorder.evidence().extents
+    propagated = recorder.evidence().propagated
     pooled = made.signals(level(3.0)).unflatten(-1, (6, 2)).unflatten(-3, (4, 2)).mean((-1, -3))
-    torch.testing.assert_close(extents, torch.cat([pooled, maps[:, FIRST_WORD:]], 1))
+    torch.testing.assert_close(propagated, torch.cat([pooled, maps[:, FIRST_WORD:]], 1))
 
 
 def test_steps_count_by_the_fourth_power_of_their_noise_and_alike_where_there_is_hardly_a_picture():
@@ -154,7 +156,7 @@ def test_steps_count_by_the_fourth_power_of_their_noise_and_alike_where_there_is
     weights = torch.tensor([16, 16, 1, 1 / 16])
     expected = (words * weights.view(4, 1, 1, 1, 1)).sum(0) / weights.sum()
     for found in (recorder.evidence(), recorder.freeze(WORDS, 8).evidence()):
-        torch.testing.assert_close(found.extents[:, FIRST_EXTENT:], expected, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(found.propagated[:, FIRST_PROPAGATED:], expected, atol=1e-3, rtol=1e-3)
 
 
 def test_the_guide_is_the_latent_of_the_picture():
@@ -162,7 +164,7 @@ def test_the_guide_is_the_latent_of_the_picture():
     recorder.add_words(word_maps())
     made = predictions()
     recorder.close_step(level(1.0), made)
-    assert torch.equal(recorder.evidence().guide, made.clean)
+    assert torch.equal(recorder.evidence().image_latent, made.image_latent)
 
 
 def test_a_step_that_no_layer_saw_is_not_counted():
@@ -180,7 +182,7 @@ def test_self_attention_of_a_step_without_the_prompt_does_not_reach_the_next():
     recorder.close_step(level(4.0), predictions(seed=9))
     recorder.add_words(word_maps())
     recorder.close_step(level(3.0), still())
-    assert torch.equal(recorder.evidence().extents[:, FIRST_EXTENT:], word_maps()[:, FIRST_WORD:])
+    assert torch.equal(recorder.evidence().propagated[:, FIRST_PROPAGATED:], word_maps()[:, FIRST_WORD:])
 
 
 def test_a_dropped_step_leaves_no_trace():
@@ -191,20 +193,20 @@ def test_a_dropped_step_leaves_no_trace():
     recorder.add_words(word_maps())
     recorder.close_step(level(2.0), still())
     assert torch.equal(recorder.evidence().maps, word_maps())
-    assert torch.equal(recorder.evidence().extents[:, FIRST_EXTENT:], word_maps()[:, FIRST_WORD:])
+    assert torch.equal(recorder.evidence().propagated[:, FIRST_PROPAGATED:], word_maps()[:, FIRST_WORD:])
 
 
 @pytest.mark.parametrize("value", [1e30, math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("cells", [True, False])
 def test_predictions_that_went_astray_leave_the_evidence_finite(value, cells):
     made = predictions()
-    astray = Predictions(made.guided + value, made.with_prompt * value, made.without_prompt, made.clean)
+    astray = Predictions(made.guided + value, made.with_prompt * value, made.without_prompt, made.image_latent)
     recorder = recorded([3.0, 2.0], signals=astray, cells=cells)
     for found in (recorder.evidence(), recorder.freeze(WORDS, 8).evidence()):
-        assert found.extents.isfinite().all()
+        assert found.propagated.isfinite().all()
         torch.testing.assert_close(
-            found.extents[:, ERROR_WITHOUT:],
-            recorded([3.0, 2.0], signals=made, cells=cells).evidence().extents[:, ERROR_WITHOUT:],
+            found.propagated[:, ERROR_WITHOUT:],
+            recorded([3.0, 2.0], signals=made, cells=cells).evidence().propagated[:, ERROR_WITHOUT:],
             atol=1e-2,
             rtol=1e-2,
         )
@@ -213,17 +215,17 @@ def test_predictions_that_went_astray_leave_the_evidence_finite(value, cells):
 @pytest.mark.parametrize("cells", [True, False])
 def test_an_error_too_large_for_a_number_is_the_largest_not_none(cells):
     made = predictions()
-    astray = Predictions(made.guided, made.with_prompt * 1e30, made.without_prompt, made.clean)
-    assert (recorded([3.0], signals=astray, cells=cells).freeze(WORDS, 8).extents[:, :, ERROR] > 1e4).all()
+    astray = Predictions(made.guided, made.with_prompt * 1e30, made.without_prompt, made.image_latent)
+    assert (recorded([3.0], signals=astray, cells=cells).freeze(WORDS, 8).propagated[:, :, ERROR] > 1e4).all()
 
 
 def test_a_last_step_of_nearly_no_noise_changes_nothing():
     """Its errors in units of that noise are beyond float16, and it hardly counts."""
     made = predictions()
-    before = recorded([3.0, 2.0], signals=made).freeze(WORDS, 8).evidence().extents
+    before = recorded([3.0, 2.0], signals=made).freeze(WORDS, 8).evidence().propagated
     record = recorded([3.0, 2.0, 0.003], signals=made).freeze(WORDS, 8)
-    assert record.extents.isfinite().all()
-    torch.testing.assert_close(record.evidence().extents, before, atol=1e-3, rtol=1e-3)
+    assert record.propagated.isfinite().all()
+    torch.testing.assert_close(record.evidence().propagated, before, atol=1e-3, rtol=1e-3)
 
 
 def test_the_device_is_never_waited_for():
@@ -236,7 +238,7 @@ def test_the_device_is_never_waited_for():
         assert recorder.close_step(NoiseLevel(*torch.empty(2, device="meta")), Predictions(*latents))
     found = recorder.evidence()
     assert [getattr(found, part).device.type for part in PARTS] == ["meta"] * 4
-    assert found.extents.shape == (2, 5, 8, 8)
+    assert found.propagated.shape == (2, 5, 8, 8)
 
 
 # ---- a batch ----
@@ -250,7 +252,7 @@ def test_the_evidence_of_a_batch_is_that_of_its_pictures():
             part = slice(picture, picture + 1) if recorder is not together else slice(None)
             recorder.add_words(maps[part])
             recorder.add_affinity(cells[part], (4, 6))
-            recorder.close_step(level(sigma), made.rows(part))
+            recorder.close_step(level(sigma), made.entries(part))
     for part in PARTS:
         expected = torch.cat([getattr(recorder.evidence(), part) for recorder in alone])
         torch.testing.assert_close(getattr(together.evidence(), part), expected)
@@ -288,7 +290,7 @@ def test_what_a_coarser_self_attention_carries_goes_where_it_says():
     recorder.add_words(maps)
     recorder.add_affinity(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), (1, 2))
     recorder.close_step(level(2.0), still(size=(2, 4)))
-    words = recorder.evidence().extents[:, FIRST_EXTENT:]
+    words = recorder.evidence().propagated[:, FIRST_PROPAGATED:]
     assert (words[..., 0] < 0.1).all()
     assert (words[..., 3] > 0.9).all()
 
@@ -302,11 +304,11 @@ def test_steps_without_it_do_not_count_after_steps_with_it():
     recorder = Recorder()
     for sigma, without in ((3.0, made.without_prompt), (2.0, None), (1.0, None)):
         recorder.add_words(word_maps(seed=round(sigma)))
-        step = Predictions(made.guided * sigma, made.with_prompt, without, made.clean)
+        step = Predictions(made.guided * sigma, made.with_prompt, without, made.image_latent)
         recorder.close_step(level(sigma), step)
     record, first = recorder.freeze(WORDS, 8), recorded([3.0], signals=made, cells=False)
-    assert torch.equal(recorder.evidence().extents[:, :FIRST_EXTENT], record.extents[0, :, :FIRST_EXTENT])
-    assert torch.equal(record.evidence().extents, recorder.evidence().extents)
+    assert torch.equal(recorder.evidence().propagated[:, :FIRST_PROPAGATED], record.propagated[0, :, :FIRST_PROPAGATED])
+    assert torch.equal(record.evidence().propagated, recorder.evidence().propagated)
     assert not torch.equal(recorder.evidence().maps, first.evidence().maps)
     assert record.weights.tolist()[1:] == [0, 0]
 
@@ -316,7 +318,7 @@ def test_where_there_never_is_one_all_steps_count():
     recorder = Recorder()
     for sigma in (3.0, 1.0):
         recorder.add_words(word_maps())
-        recorder.close_step(level(sigma), Predictions(made.guided, made.with_prompt, None, made.clean))
+        recorder.close_step(level(sigma), Predictions(made.guided, made.with_prompt, None, made.image_latent))
     assert (recorder.freeze(WORDS, 8).weights > 0).all()
 
 
@@ -358,8 +360,8 @@ def test_the_record_holds_every_step_on_the_cpu():
     record = recorder.freeze(WORDS, 8)
     maps = torch.stack([word_maps(2, seed=number) for number in range(3)])
     assert torch.equal(record.maps, maps)
-    assert record.extents.shape == (3, 2, 5, 4, 6)
-    for part in (record.maps, record.extents, record.guide):
+    assert record.propagated.shape == (3, 2, 5, 4, 6)
+    for part in (record.maps, record.propagated, record.image_latent):
         assert (part.dtype, part.device.type) == (torch.float32, "cpu")
     assert record.sigmas == (3.0, 2.0, 1.0)
     assert record.words is WORDS
@@ -384,7 +386,7 @@ def test_the_first_steps_of_a_record_say_what_a_run_that_ended_there_says(steps)
     whole = recorded(sigmas, signals=made).freeze(WORDS, 8).evidence()
     assert all(torch.equal(getattr(part_of, part), getattr(ended, part)) for part in PARTS)
     assert not torch.equal(part_of.maps, whole.maps)
-    assert not torch.equal(part_of.extents, whole.extents)
+    assert not torch.equal(part_of.propagated, whole.propagated)
 
 
 def test_a_record_is_not_changed_by_what_follows():

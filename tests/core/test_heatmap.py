@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from instdiff_core.evidence import FIRST_EXTENT, Evidence
-from instdiff_core.heatmap import COLORMAPS, DARK, LIGHT, colour_table, heatmaps
+from instdiff_core.evidence import FIRST_PROPAGATED, Evidence
+from instdiff_core.heatmap import COLORMAPS, DARK, LIGHT, draw_heatmaps, load_colormap
 from instdiff_core.tokens import PromptWords, Word
 
 SIZE = (128, 192)
@@ -19,13 +19,13 @@ def words_of(*texts):
 
 def evidence(batch=1, words=3):
     """Each word acts most in a cell of its own, ``[picture, word]``; what changes is where the last one acts."""
-    extents = torch.full((batch, FIRST_EXTENT + words, 4, 6), 0.1)
+    propagated = torch.full((batch, FIRST_PROPAGATED + words, 4, 6), 0.1)
     for picture in range(batch):
         for word in range(words):
-            extents[picture, FIRST_EXTENT + word].view(-1)[hot_cell(picture, word)] = 0.6
-    extents[:, :FIRST_EXTENT] = extents[:, -1:] * torch.tensor([1.0, 2.0, 1.0])[:, None, None]
+            propagated[picture, FIRST_PROPAGATED + word].view(-1)[hot_cell(picture, word)] = 0.6
+    propagated[:, :FIRST_PROPAGATED] = propagated[:, -1:] * torch.tensor([1.0, 2.0, 1.0])[:, None, None]
     maps = torch.rand(batch, 2 + words, 4, 6, generator=torch.Generator().manual_seed(0))
-    return Evidence(maps, maps, extents, torch.zeros(batch, 4, 16, 24))
+    return Evidence(maps, maps, propagated, torch.zeros(batch, 4, 16, 24))
 
 
 def hot_cell(picture, word):
@@ -34,7 +34,7 @@ def hot_cell(picture, word):
 
 def shown(batch=1, texts=TEXTS, size=SIZE, colormap="viridis", picture=None, opacity=1.0):
     """The pictures, and the strips with their captions."""
-    pictures = heatmaps(evidence(batch, len(texts)), words_of(*texts), size, colormap, picture, opacity)
+    pictures = draw_heatmaps(evidence(batch, len(texts)), words_of(*texts), size, colormap, picture, opacity)
     return pictures[:, : size[0]], pictures[:, size[0] :]
 
 
@@ -69,7 +69,7 @@ def test_they_come_picture_by_picture_in_prompt_order():
 
 def test_the_colours_are_those_of_the_map_from_the_least_to_the_most():
     pictures, _ = shown()
-    table = colour_table("viridis")
+    table = load_colormap("viridis")
     assert torch.equal(pictures[0, 0, 0], table[-1])
     assert torch.equal(pictures[0, -1, -1], table[0])
 
@@ -77,16 +77,16 @@ def test_the_colours_are_those_of_the_map_from_the_least_to_the_most():
 @pytest.mark.parametrize("name", COLORMAPS)
 def test_every_colour_map_grows_brighter_all_the_way(name):
     """So it can be read without telling any hue from another."""
-    light = luminance(colour_table(name))
+    light = luminance(load_colormap(name))
     assert (light.diff() > -1e-3).all()
     assert light[-1] - light[0] > 0.5
 
 
 def test_a_word_that_acts_nowhere_in_particular_is_cold_everywhere():
     flat = evidence()
-    flat.extents[:, FIRST_EXTENT] = 0.3
-    picture = heatmaps(flat, words_of(*TEXTS), SIZE, "magma")[0, : SIZE[0]]
-    assert (picture == colour_table("magma")[0]).all()
+    flat.propagated[:, FIRST_PROPAGATED] = 0.3
+    picture = draw_heatmaps(flat, words_of(*TEXTS), SIZE, "magma")[0, : SIZE[0]]
+    assert (picture == load_colormap("magma")[0]).all()
 
 
 def test_the_picture_shows_through_by_the_opacity():
@@ -182,13 +182,13 @@ def test_every_size_has_room_for_its_caption(size):
 
 def test_a_prompt_without_words_is_refused():
     with pytest.raises(ValueError, match="holds no words"):
-        heatmaps(evidence(words=0), words_of(), SIZE, "viridis")
+        draw_heatmaps(evidence(words=0), words_of(), SIZE, "viridis")
 
 
 def test_a_hundred_words_come_in_order():
     texts = tuple(f"word{number}" for number in range(100))
     words = PromptWords(tuple(Word(text, (1 + number % 70,)) for number, text in enumerate(texts)), (0,), (76,), 77)
-    pictures = heatmaps(evidence(words=100), words, (64, 96), "inferno")
+    pictures = draw_heatmaps(evidence(words=100), words, (64, 96), "inferno")
     assert len(pictures) == 100
     assert sum(is_marked(each[64:]) for each in pictures) == 1
 
@@ -202,4 +202,4 @@ def test_dark_and_light_are_legible_on_each_other():
 def test_a_missing_colour_package_is_named_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cmap", None)
     with pytest.raises(ValueError, match=r"cmap.*requirements\.txt"):
-        colour_table("viridis")
+        load_colormap("viridis")

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from instdiff_core.maps import best_cut, blurred, centred, follow_edges, resized, separation, unit_range
+from instdiff_core.maps import (
+    blur,
+    centre_threshold,
+    find_otsu_threshold,
+    follow_edges,
+    measure_separation,
+    rescale_to_unit,
+    resize,
+)
 
 
 def random_maps(*shape, seed=0):
@@ -32,7 +40,7 @@ def parted(values, inside):
 
 
 def test_stretching_reaches_both_ends_and_a_flat_map_is_zero():
-    stretched_map, flat = unit_range(torch.stack([random_maps(5, 5) * 3 - 7, torch.full((5, 5), 0.7)]))
+    stretched_map, flat = rescale_to_unit(torch.stack([random_maps(5, 5) * 3 - 7, torch.full((5, 5), 0.7)]))
     assert (stretched_map.min(), stretched_map.max()) == (0, 1)
     assert not flat.any()
 
@@ -40,14 +48,14 @@ def test_stretching_reaches_both_ends_and_a_flat_map_is_zero():
 @pytest.mark.parametrize("value", [0.3, 1e4, -0.7, float("nan"), float("inf")])
 def test_a_flat_map_stays_flat_after_it_was_resized(value):
     """Resizing a constant leaves rounding, which must not be stretched to a picture of noise."""
-    assert not unit_range(resized(torch.full((1, 7, 9), value), (37, 51), "bicubic")).any()
+    assert not rescale_to_unit(resize(torch.full((1, 7, 9), value), (37, 51), "bicubic")).any()
 
 
 def test_maps_are_stretched_each_by_itself():
     maps = random_maps(2, 3, 5, 6)
     maps[1, 2] = maps[1, 2] * 50 + 9
     one_by_one = [[(each - each.min()) / (each.max() - each.min()) for each in part] for part in maps.numpy()]
-    np.testing.assert_allclose(unit_range(maps).numpy(), one_by_one, atol=1e-5)
+    np.testing.assert_allclose(rescale_to_unit(maps).numpy(), one_by_one, atol=1e-5)
 
 
 def test_the_blur_is_opencvs_gaussian_with_repeated_borders():
@@ -58,8 +66,8 @@ def test_the_blur_is_opencvs_gaussian_with_repeated_borders():
     for _ in range(3):
         padded = np.pad(expected, ((0, 0), (2, 2), (2, 2)), mode="edge")
         expected = sum(kernel[i, j] * padded[:, i : i + 6, j : j + 9] for i in range(5) for j in range(5))
-    np.testing.assert_allclose(blurred(maps, 3).numpy(), expected, atol=1e-5)
-    assert torch.equal(blurred(maps, 0), maps)
+    np.testing.assert_allclose(blur(maps, 3).numpy(), expected, atol=1e-5)
+    assert torch.equal(blur(maps, 0), maps)
 
 
 # ---- the cut ----
@@ -70,7 +78,7 @@ def test_no_threshold_parts_a_map_better_than_the_best_cut(seed):
     levels = (two_hills(seed) * 255).round() / 255
     values = levels.double().numpy()
     most = max(parted(values, values > level) for level in np.unique(values))
-    cut = best_cut(levels[None]).item()
+    cut = find_otsu_threshold(levels[None]).item()
     assert parted(values, values >= cut) == pytest.approx(most, rel=1e-5)
     assert most > 0.02
 
@@ -79,11 +87,11 @@ def test_between_the_grey_levels_the_best_cut_loses_nothing_that_counts():
     values = two_hills(3)
     exact = values.double().numpy()
     most = max(parted(exact, exact > level) for level in np.unique(exact))
-    assert parted(exact, exact >= best_cut(values[None]).item()) > 0.999 * most
+    assert parted(exact, exact >= find_otsu_threshold(values[None]).item()) > 0.999 * most
 
 
 def test_two_flat_halves_are_parted_between_them():
-    cut = best_cut(torch.tensor([[[0.2, 0.2, 0.2, 0.7]], [[0.9, 0.9, 0.1, 0.9]], [[0.0, 1.0, 1.0, 1.0]]]))
+    cut = find_otsu_threshold(torch.tensor([[[0.2, 0.2, 0.2, 0.7]], [[0.9, 0.9, 0.1, 0.9]], [[0.0, 1.0, 1.0, 1.0]]]))
     assert 0.2 < cut[0] < 0.7
     assert 0.1 < cut[1] < 0.9
     assert 0 < cut[2] < 1
@@ -92,15 +100,15 @@ def test_two_flat_halves_are_parted_between_them():
 @pytest.mark.parametrize("seed", range(4))
 def test_centring_puts_the_best_cut_at_one_half(seed):
     maps = torch.stack([two_hills(seed), two_hills(seed + 50)])
-    assert torch.equal(centred(maps) >= 0.5, maps >= best_cut(maps)[:, None, None])
-    assert (best_cut(maps) - 0.5).abs().max() > 0.005
+    assert torch.equal(centre_threshold(maps) >= 0.5, maps >= find_otsu_threshold(maps)[:, None, None])
+    assert (find_otsu_threshold(maps) - 0.5).abs().max() > 0.005
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_centring_keeps_the_order_and_both_ends(seed):
     values = two_hills(seed).flatten().sort().values
     values[0], values[-1] = 0, 1
-    bent = centred(values.view(1, 1, -1)).flatten()
+    bent = centre_threshold(values.view(1, 1, -1)).flatten()
     assert (bent.diff() >= 0).all()
     assert (bent.diff()[values.diff() > 1e-4] > 0).all()
     assert (bent[0], bent[-1]) == (0, 1)
@@ -108,7 +116,7 @@ def test_centring_keeps_the_order_and_both_ends(seed):
 
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_centring_a_flat_map_leaves_it_flat_and_in_range(value):
-    bent = centred(torch.full((2, 4, 5), value))
+    bent = centre_threshold(torch.full((2, 4, 5), value))
     assert torch.equal(bent, bent[0, 0, 0].expand(2, 4, 5))
     assert 0 <= bent[0, 0, 0] <= 1
     assert value > 0 or not bent.any()
@@ -120,19 +128,19 @@ def test_centring_a_flat_map_leaves_it_flat_and_in_range(value):
 def test_the_separation_of_three_pixels_by_hand():
     # .5 is the mean; 2/3 of the pixels at a mean of .75, 1/3 at 0; the whole variance is 1/6.
     soft = torch.tensor([[[1.0, 0.5, 0.0]]])
-    found = separation(soft, soft >= 0.4)
+    found = measure_separation(soft, soft >= 0.4)
     torch.testing.assert_close(found, torch.tensor([(2 / 3 * 0.25**2 + 1 / 3 * 0.5**2) * 6]))
 
 
 def test_a_mask_that_is_the_map_parts_it_wholly_and_a_random_one_hardly():
     truth = random_maps(1, 40, 40) > 0.6
-    torch.testing.assert_close(separation(truth.float(), truth), torch.ones(1))
-    assert separation(truth.float(), random_maps(1, 40, 40, seed=1) > 0.6) < 0.05
+    torch.testing.assert_close(measure_separation(truth.float(), truth), torch.ones(1))
+    assert measure_separation(truth.float(), random_maps(1, 40, 40, seed=1) > 0.6) < 0.05
 
 
 def test_an_empty_and_a_full_mask_part_nothing():
     soft = random_maps(2, 5, 5)
-    assert separation(soft, torch.stack([torch.zeros(5, 5), torch.ones(5, 5)]).bool()).tolist() == [0, 0]
+    assert measure_separation(soft, torch.stack([torch.zeros(5, 5), torch.ones(5, 5)]).bool()).tolist() == [0, 0]
 
 
 # ---- following the edges of a guide ----
@@ -213,7 +221,7 @@ def test_maps_of_a_batch_are_cut_and_follow_edges_each_by_itself():
     maps = torch.stack([two_hills(1), two_hills(2) ** 3])
     guide = random_maps(2, 4, 24, 30)
     guide[1] *= 20
-    for operation in (best_cut, centred, lambda part: separation(part, part > 0.5)):
+    for operation in (find_otsu_threshold, centre_threshold, lambda part: measure_separation(part, part > 0.5)):
         torch.testing.assert_close(operation(maps), torch.cat([operation(maps[:1]), operation(maps[1:])]))
     together = follow_edges(maps, guide, 3)
     alone = torch.cat([follow_edges(maps[:1], guide[:1], 3), follow_edges(maps[1:], guide[1:], 3)])

@@ -140,7 +140,7 @@ def test_reading_the_attention_changes_no_prediction(
 
 
 def test_draws_share_one_mask(model: EditModel, picture: np.ndarray) -> None:
-    result = edit(model, picture, "a dog on the grass", draws=3, **FEW)
+    result = edit(model, picture, "a dog on the grass", noise_samples=3, **FEW)
     pixels = torch.tensor(picture).permute(2, 0, 1)[None] / 255
     shared = refine_record(result.record, replace(PRESETS["default"], share=True), picture=pixels)
     assert result.record.maps.shape[:3] == (2, 3, 2 + 5)
@@ -184,7 +184,7 @@ def test_an_edit_runs_with_both_kinds_of_prediction(model: EditModel, picture: n
 
 def test_the_report_says_what_the_mask_rests_on_and_is_json(model: EditModel, picture: np.ndarray) -> None:
     result = edit(model, picture, "a zebra on the grass", **FEW)
-    report = json.loads(json.dumps(result.report))
+    report = json.loads(json.dumps(result.facts))
     words = ["a", "zebra", "on", "the", "grass"]
     assert [entry["word"] for entry in report["words"]] == words
     assert all(entry["weight"] in (-1, 0, 1) for entry in report["words"])
@@ -213,7 +213,7 @@ def test_progress_counts_every_step_of_sampling_and_finish(model: EditModel, pic
         ({"finish_strength": -0.1}, "finish strength"),
         ({"steps": 0}, "steps"),
         ({"steps": 1000}, "steps"),
-        ({"draws": 0}, "draws"),
+        ({"noise_samples": 0}, "noise_samples"),
         ({"cfg": -1}, "cfg"),
         ({"picture": np.zeros((64, 64), np.uint8)}, "uint8"),
         ({"picture": np.zeros((64, 64, 3), np.float32)}, "uint8"),

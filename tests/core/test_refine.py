@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from instdiff_core.evidence import AttentionRecord, Evidence
-from instdiff_core.refine import PRESETS, MaskSettings, at_size, course, refine, refine_record, target_numbers
+from instdiff_core.refine import (
+    PRESETS,
+    MaskSettings,
+    find_target_words,
+    refine,
+    refine_record,
+    resize_mask,
+    trace_convergence,
+)
 from instdiff_core.tokens import PromptWords, Word
 
 GRID = (16, 16)
@@ -28,7 +36,7 @@ def iou(mask, other):
     return ((mask & other).sum() / (mask | other).sum()).item()
 
 
-PARTS = ("first", "maps", "extents", "guide")
+PARTS = ("first", "maps", "propagated", "image_latent")
 
 
 def part_of(evidence, rows):
@@ -62,10 +70,10 @@ SCENE_WORDS = prompt("hairy", "dog", "runs", "grass")
 
 
 def attention(maps, size=GRID, first=None):
-    """Evidence with these cross-attention maps; the extents and the guide say nothing."""
+    """Evidence with these cross-attention maps; the propagated maps and the latent say nothing."""
     batch, channels = maps.shape[:2]
-    extents = torch.zeros(batch, channels + 1, *maps.shape[-2:])
-    return Evidence(maps if first is None else first, maps, extents, torch.zeros(batch, 4, *size))
+    propagated = torch.zeros(batch, channels + 1, *maps.shape[-2:])
+    return Evidence(maps if first is None else first, maps, propagated, torch.zeros(batch, 4, *size))
 
 
 # ---- pictures for the method "change": discs in a latent of 64x64 whose colours the guide shows ----
@@ -92,11 +100,11 @@ def changed(*places, words=(DOG, ~(DOG | BALL), BALL), plain_guide=False):
         error = torch.where(place, 0.4 * ratio, error)
         guide = guide + place * torch.tensor([1.0, -1.0, 0.5, 2.0]).roll(number).view(4, 1, 1)
     guide = guide + 0.05 * torch.randn(guide.shape, generator=torch.Generator().manual_seed(0))
-    extents = [at_grid(change), at_grid(error), at_grid(torch.full((64, 64), 0.4))]
-    extents += [0.02 + 0.1 * at_grid(word) for word in words]
-    extents = torch.stack(extents)[None]
-    maps = torch.cat([torch.ones(1, 2, *GRID), extents[:, 3:]], 1)
-    return Evidence(maps, maps, extents, guide[None] * (not plain_guide))
+    propagated = [at_grid(change), at_grid(error), at_grid(torch.full((64, 64), 0.4))]
+    propagated += [0.02 + 0.1 * at_grid(word) for word in words]
+    propagated = torch.stack(propagated)[None]
+    maps = torch.cat([torch.ones(1, 2, *GRID), propagated[:, 3:]], 1)
+    return Evidence(maps, maps, propagated, guide[None] * (not plain_guide))
 
 
 def both():
@@ -212,8 +220,8 @@ def test_the_roles_are_those_of_the_first_step_and_the_places_those_of_all():
 
 def test_a_word_wholly_inside_what_is_taken_away_leaves_an_empty_mask():
     same = blob(5, 5)
-    apart = tensor([1 - same, same, same, blob(12, 12)])
-    mask = refine(attention(tensor([1 - same, same, same, same]), (37, 51), apart), prompt("dog", "grass"), PAPER)
+    differences = tensor([1 - same, same, same, blob(12, 12)])
+    mask = refine(attention(tensor([1 - same, same, same, same]), (37, 51), differences), prompt("dog", "grass"), PAPER)
     assert mask.roles.weights.tolist() == [[1, -1]]
     assert not mask.binary.any()
 
@@ -292,7 +300,7 @@ def test_two_contradicted_places_are_both_in_the_mask():
 
 def test_a_contradicted_place_that_hardly_changes_is_not_in_the_mask():
     evidence = changed((DOG, 1.3), (BALL, 1.4))
-    evidence.extents[:, 0] -= 0.9 * at_grid(BALL)
+    evidence.propagated[:, 0] -= 0.9 * at_grid(BALL)
     mask = refine(evidence, OBJECTS, CHANGE)
     assert iou(mask.binary[0], DOG) > 0.9
 
@@ -307,7 +315,7 @@ def test_a_prompt_that_fits_what_stands_out_changes_the_rest(place):
 
 def test_without_a_negative_prompt_the_mask_is_where_the_picture_changes():
     evidence = changed((DOG, 0.8))
-    evidence.extents[:, 2] = 0
+    evidence.propagated[:, 2] = 0
     mask = refine(evidence, OBJECTS, CHANGE)
     assert iou(mask.binary[0], DOG) > 0.9
     assert mask.fits.tolist() == [False]
@@ -315,8 +323,8 @@ def test_without_a_negative_prompt_the_mask_is_where_the_picture_changes():
 
 def test_the_strength_of_the_change_and_of_the_errors_does_not_matter():
     plain, strong = both(), both()
-    strong.extents[:, 0] *= 50
-    strong.extents[:, 1:3] *= 0.02
+    strong.propagated[:, 0] *= 50
+    strong.propagated[:, 1:3] *= 0.02
     found, expected = (refine(evidence, OBJECTS, CHANGE).soft for evidence in (strong, plain))
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
@@ -332,8 +340,8 @@ def test_the_mask_has_the_edges_of_the_picture():
 @pytest.mark.parametrize("size", [(32, 48), (96, 64), (37, 51)])
 def test_latents_of_every_shape_have_a_mask(size):
     evidence = both()
-    guide = torch.nn.functional.interpolate(evidence.guide, size, mode="area")
-    mask = refine(dataclasses.replace(evidence, guide=guide), OBJECTS, CHANGE)
+    guide = torch.nn.functional.interpolate(evidence.image_latent, size, mode="area")
+    mask = refine(dataclasses.replace(evidence, image_latent=guide), OBJECTS, CHANGE)
     place = torch.nn.functional.interpolate(DOG[None, None].float(), size, mode="area")[0, 0] > 0.5
     assert iou(mask.binary[0], place) > 0.85
 
@@ -408,8 +416,10 @@ def test_the_order_of_words_does_not_matter(method):
     evidence, words = part_of(three_pictures(method), slice(1)), words_of(method)
     order = [2, 0, 1, 3][: len(words.words)]
     mixed_words = prompt(*(words.texts[i] for i in order))
-    maps, extents = [0, 1, *(2 + i for i in order)], [0, 1, 2, *(3 + i for i in order)]
-    mixed = Evidence(evidence.first[:, maps], evidence.maps[:, maps], evidence.extents[:, extents], evidence.guide)
+    maps, propagated = [0, 1, *(2 + i for i in order)], [0, 1, 2, *(3 + i for i in order)]
+    mixed = Evidence(
+        evidence.first[:, maps], evidence.maps[:, maps], evidence.propagated[:, propagated], evidence.image_latent
+    )
     expected, found = refine(evidence, words, METHODS[method]), refine(mixed, mixed_words, METHODS[method])
     torch.testing.assert_close(found.soft, expected.soft, atol=1e-5, rtol=0)
     assert mixed_words.texts[found.roles.index] == words.texts[expected.roles.index]
@@ -436,7 +446,7 @@ def test_share_gives_every_picture_the_mask_of_the_mean(method):
     batch, words = three_pictures(method), words_of(method)
     shared = refine(batch, words, dataclasses.replace(METHODS[method], share=True))
     mean = refine(batch.shared(), words, METHODS[method])
-    assert shared.soft.shape == batch.guide[:, 0].shape
+    assert shared.soft.shape == batch.image_latent[:, 0].shape
     for number in range(3):
         assert torch.equal(shared.soft[number], mean.soft[0])
         assert torch.equal(shared.binary[number], mean.binary[0])
@@ -449,7 +459,7 @@ def test_share_gives_every_picture_the_mask_of_the_mean(method):
 def test_draws_that_each_see_a_part_share_the_whole():
     whole, left, right = (disc(32, 32, 14) & part for part in (~NOWHERE, disc(32, 0, 32), ~disc(32, 0, 32)))
     draws = joined(changed((left, 1.3)), changed((right, 1.3)))
-    draws = dataclasses.replace(draws, guide=changed((whole, 1.3)).guide.repeat(2, 1, 1, 1))
+    draws = dataclasses.replace(draws, image_latent=changed((whole, 1.3)).image_latent.repeat(2, 1, 1, 1))
     shared = refine(draws, OBJECTS, dataclasses.replace(CHANGE, share=True)).binary
     assert iou(shared[0], whole) > 0.9
     assert iou(refine(draws, OBJECTS, CHANGE).binary[0], whole) < 0.7
@@ -459,14 +469,14 @@ def test_draws_that_each_see_a_part_share_the_whole():
 @pytest.mark.parametrize("extra", [{}, {"target": ("dog",)}, {"share": True}, {"blur": 3}])
 def test_the_device_is_never_waited_for(method, extra):
     """A tensor on the meta device has no values: to ask for one raises."""
-    first, maps, extents, guide = (
+    first, maps, propagated, guide = (
         torch.empty(2, *shape, device="meta") for shape in [(6, 16, 16), (6, 16, 16), (7, 16, 16), (4, 64, 64)]
     )
     settings = dataclasses.replace(METHODS[method], min_area=0.0, **extra)
-    mask = refine(Evidence(first, maps, extents, guide), SCENE_WORDS, settings)
+    mask = refine(Evidence(first, maps, propagated, guide), SCENE_WORDS, settings)
     assert mask.binary.device.type == mask.confidence.device.type == mask.fits.device.type == "meta"
     assert mask.binary.shape == (2, 64, 64)
-    large = at_size(mask, (512, 512), settings, torch.empty(1, 3, 512, 512, device="meta"))
+    large = resize_mask(mask, (512, 512), settings, torch.empty(1, 3, 512, 512, device="meta"))
     assert large.binary.device.type == "meta"
     assert large.binary.shape == (2, 512, 512)
 
@@ -498,22 +508,22 @@ def test_more_blur_makes_a_softer_mask(method):
 @pytest.mark.parametrize("seen", [True, False])
 def test_evidence_that_says_nothing_gives_an_empty_mask(method, value, size, count, seen):
     words = prompt(*["dog", "grass", "sky"][:count])
-    maps, extents = torch.full((2, 2 + count, 16, 16), value), torch.full((2, 3 + count, 16, 16), value)
+    maps, propagated = torch.full((2, 2 + count, 16, 16), value), torch.full((2, 3 + count, 16, 16), value)
     guide = torch.randn(2, 4, *size) if seen else torch.full((2, 4, *size), 0.3)
-    mask = refine(Evidence(maps, maps, extents, guide), words, METHODS[method])
+    mask = refine(Evidence(maps, maps, propagated, guide), words, METHODS[method])
     assert not mask.soft.any()
     assert not mask.binary.any()
     assert mask.confidence.tolist() == [0, 0]
     assert mask.fits.tolist() == [False, False]
     assert mask.roles.weights.take_along_dim(mask.roles.index[:, None], 1).tolist() == [[1], [1]]
-    large = at_size(mask, (128, 128), METHODS[method], torch.rand(2, 3, 128, 128))
+    large = resize_mask(mask, (128, 128), METHODS[method], torch.rand(2, 3, 128, 128))
     assert not large.binary.any()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, float("nan")])
 def test_words_that_say_nothing_leave_the_change_its_mask(value):
     evidence = both()
-    evidence.extents[:, 3:] = value
+    evidence.propagated[:, 3:] = value
     mask = refine(evidence, OBJECTS, CHANGE)
     assert iou(mask.binary[0], DOG) > 0.9
     assert mask.roles.weights[0, mask.roles.index].item() == 1
@@ -522,7 +532,7 @@ def test_words_that_say_nothing_leave_the_change_its_mask(value):
 @for_both_methods
 def test_a_dead_picture_does_not_touch_its_neighbour_in_the_batch(method):
     batch, words = part_of(three_pictures(method), slice(2)), words_of(method)
-    for part in (batch.first, batch.maps, batch.extents):
+    for part in (batch.first, batch.maps, batch.propagated):
         part[1] = float("nan")
     mask, alone = (refine(e, words, METHODS[method]) for e in (batch, part_of(batch, slice(1))))
     torch.testing.assert_close(mask.soft[:1], alone.soft, atol=1e-4, rtol=0)
@@ -542,14 +552,14 @@ def test_a_target_that_is_not_in_the_prompt_is_named_with_the_words_that_are(met
 )
 def test_the_word_that_was_meant_is_named(name, near):
     with pytest.raises(ValueError, match="its words are hairy, dog, runs, grass") as error:
-        target_numbers(SCENE_WORDS, (name,))
+        find_target_words(SCENE_WORDS, (name,))
     assert str(error.value).partition("; the nearest is ")[2] == (repr(near) if near else "")
 
 
 def test_a_long_prompt_is_not_listed_whole_but_the_word_that_was_meant_is_still_named():
     words = prompt(*(f"word{number}" for number in range(70)), "teapot", "word1")
     with pytest.raises(ValueError, match="'teapots' is not in the edit prompt") as error:
-        target_numbers(words, ("teapots",))
+        find_target_words(words, ("teapots",))
     assert "word11 and 59 more; the nearest is 'teapot'" in str(error.value)
     assert "word12" not in str(error.value)
 
@@ -573,7 +583,7 @@ def test_a_start_token_that_lights_up_on_the_object_misleads_the_paper_but_not_t
 
 def test_the_papers_mask_at_another_size_is_cut_at_the_threshold_again():
     settings = MaskSettings(threshold=0.4)
-    mask = at_size(refine(attention(tensor(scene())), SCENE_WORDS, settings), (40, 72), settings)
+    mask = resize_mask(refine(attention(tensor(scene())), SCENE_WORDS, settings), (40, 72), settings)
     assert mask.soft.shape == (1, 40, 72)
     assert torch.equal(mask.binary, mask.soft >= 0.4)
     assert 0 < mask.binary.float().mean() < 0.5
@@ -581,7 +591,7 @@ def test_the_papers_mask_at_another_size_is_cut_at_the_threshold_again():
 
 def test_the_picture_does_not_touch_the_papers_mask():
     mask = refine(attention(tensor(scene())), SCENE_WORDS, PAPER)
-    plain, followed = (at_size(mask, (64, 64), PAPER, picture) for picture in (None, torch.rand(1, 3, 64, 64)))
+    plain, followed = (resize_mask(mask, (64, 64), PAPER, picture) for picture in (None, torch.rand(1, 3, 64, 64)))
     assert torch.equal(plain.soft, followed.soft)
 
 
@@ -590,7 +600,7 @@ def test_a_mask_at_image_size_has_the_edges_of_the_picture(pictures):
     large = disc(22 * 8 + 5, 20 * 8 + 1, 12 * 8, (512, 512))
     picture = (0.2 + 0.5 * large).expand(pictures, 3, -1, -1) + 0.02 * torch.rand(pictures, 3, 512, 512)
     mask = refine(part_of(changed((DOG, 1.3)), [0, 0]), OBJECTS, CHANGE)
-    plain, followed = (at_size(mask, (512, 512), CHANGE, given) for given in (None, picture))
+    plain, followed = (resize_mask(mask, (512, 512), CHANGE, given) for given in (None, picture))
     assert followed.soft.shape == (2, 512, 512)
     for number in range(2):
         assert iou(followed.binary[number], large) > 0.97
@@ -603,27 +613,27 @@ def test_one_half_is_the_best_cut_of_a_mask_at_image_size(seen):
     mask = refine(both(), OBJECTS, CHANGE)
     weaker = dataclasses.replace(mask, soft=0.4 * mask.soft)
     picture = torch.rand(1, 3, 256, 256) if seen else None
-    expected, found = (at_size(each, (256, 256), CHANGE, picture).binary for each in (mask, weaker))
+    expected, found = (resize_mask(each, (256, 256), CHANGE, picture).binary for each in (mask, weaker))
     assert iou(found, expected) > 0.98
     assert iou(found[0, ::4, ::4], DOG) > 0.75
-    assert not at_size(weaker, (256, 256), dataclasses.replace(PAPER, threshold=0.5)).binary.any()
+    assert not resize_mask(weaker, (256, 256), dataclasses.replace(PAPER, threshold=0.5)).binary.any()
 
 
 # ---- the record of a run ----
 
 
-def record_of(*steps, settings=None, sigmas=None, words=SCENE_WORDS, size=(32, 32)):
+def get_record(*steps, settings=None, sigmas=None, words=SCENE_WORDS, size=(32, 32)):
     """A record whose steps have these cross-attention maps ``[batch, channels, h, w]``."""
     maps = torch.stack(steps).half()
-    extents = torch.cat([torch.ones_like(maps[:, :, :3]), maps[:, :, 2:]], 2)
+    propagated = torch.cat([torch.ones_like(maps[:, :, :3]), maps[:, :, 2:]], 2)
     sigmas = sigmas or tuple(float(len(steps) - i) for i in range(len(steps)))
-    return AttentionRecord(maps, extents, torch.zeros(maps.shape[1], 4, *size).half(), words, sigmas, 8)
+    return AttentionRecord(maps, propagated, torch.zeros(maps.shape[1], 4, *size).half(), words, sigmas, 8)
 
 
 def test_a_record_is_refined_at_image_size_with_the_roles_of_its_first_step():
     second = scene()
     second[0] = 0.9 - 0.5 * blob(12, 11, 2.5)
-    mask = refine_record(record_of(tensor(scene()), tensor(second)), MaskSettings())
+    mask = refine_record(get_record(tensor(scene()), tensor(second)), MaskSettings())
     assert mask.soft.shape == mask.binary.shape == (1, 256, 256)
     assert SCENE_WORDS.texts[mask.roles.index] == "dog"
     assert mask.binary[0, 88, 88]
@@ -633,14 +643,14 @@ def test_a_record_is_refined_at_image_size_with_the_roles_of_its_first_step():
 @pytest.mark.parametrize("settings", [PAPER, dataclasses.replace(CHANGE, target=("dog",))])
 def test_fewer_steps_refine_as_if_the_run_had_ended_there(settings):
     steps = [tensor(np.roll(scene(), shift, axis=2)) for shift in (0, 3, 6)]
-    two = refine_record(record_of(*steps, sigmas=(3.0, 2.0, 1.0)), settings, steps=2).soft
-    assert torch.equal(two, refine_record(record_of(*steps[:2], sigmas=(3.0, 2.0)), settings).soft)
-    assert not torch.equal(two, refine_record(record_of(*steps, sigmas=(3.0, 2.0, 1.0)), settings).soft)
+    two = refine_record(get_record(*steps, sigmas=(3.0, 2.0, 1.0)), settings, steps=2).soft
+    assert torch.equal(two, refine_record(get_record(*steps[:2], sigmas=(3.0, 2.0)), settings).soft)
+    assert not torch.equal(two, refine_record(get_record(*steps, sigmas=(3.0, 2.0, 1.0)), settings).soft)
 
 
 def test_a_record_follows_the_edges_of_the_picture_that_is_given():
     evidence = changed((DOG, 1.3))
-    parts = (part.half() for part in (evidence.maps[None], evidence.extents[None], evidence.guide))
+    parts = (part.half() for part in (evidence.maps[None], evidence.propagated[None], evidence.image_latent))
     record = AttentionRecord(*parts, OBJECTS, (5.0,), 2)
     large = disc(45, 41, 24, (128, 128))
     plain, followed = (
@@ -664,7 +674,7 @@ def halves(size):
 def test_nothing_outside_the_noise_mask_is_in_the_mask_and_all_inside_stays_as_it_is(method, changes):
     settings = dataclasses.replace(METHODS[method], **changes)
     free, words = part_of(three_pictures(method), slice(2)), words_of(method)
-    noise_mask = halves(free.guide.shape[-2:])
+    noise_mask = halves(free.image_latent.shape[-2:])
     expected = refine(free, words, settings)
     found = refine(dataclasses.replace(free, noise_mask=noise_mask), words, settings)
     assert (expected.binary & ~noise_mask).any()
@@ -679,7 +689,7 @@ def test_nothing_outside_the_noise_mask_is_in_the_mask_and_all_inside_stays_as_i
 def test_at_image_size_the_mask_ends_at_the_pixel_where_the_noise_mask_does(method, changes, seen):
     settings = dataclasses.replace(METHODS[method], **changes)
     evidence = part_of(three_pictures(method), slice(2))
-    parts = (part.half() for part in (evidence.maps[None], evidence.extents[None], evidence.guide))
+    parts = (part.half() for part in (evidence.maps[None], evidence.propagated[None], evidence.image_latent))
     record = AttentionRecord(*parts, words_of(method), (5.0,), 8)
     noise_mask = halves(record.latent_size)
     picture = torch.rand(1, 3, *record.image_size) if seen else None
@@ -714,54 +724,54 @@ PLACES = prompt("dog", "grass")
 def test_a_mask_that_jumps_settles_at_the_step_of_the_jump():
     # noise so low in the first two steps that the third outweighs them
     steps = jumping("left", "left", "right", "right", "right")
-    found = course(record_of(*steps, sigmas=(0.1, 0.1, 1.0, 1.0, 1.0), words=PLACES), FOLLOWED)
+    found = trace_convergence(get_record(*steps, sigmas=(0.1, 0.1, 1.0, 1.0, 1.0), words=PLACES), FOLLOWED)
     assert found.settled.tolist() == [3]
     assert found.agreement.item() == pytest.approx(3 / 5, abs=0.01)
     assert found.steps == 5
 
 
 def test_a_mask_that_never_changes_settles_at_the_first_step_and_agrees_wholly():
-    found = course(record_of(*jumping("left", "left", "left"), words=PLACES), FOLLOWED)
+    found = trace_convergence(get_record(*jumping("left", "left", "left"), words=PLACES), FOLLOWED)
     assert (found.settled.tolist(), found.agreement.tolist(), found.steps) == ([1], [1.0], 3)
 
 
 def test_a_mask_that_jumps_in_the_last_step_settles_there():
-    found = course(record_of(*jumping("left", "right"), sigmas=(0.1, 2.0), words=PLACES), FOLLOWED)
+    found = trace_convergence(get_record(*jumping("left", "right"), sigmas=(0.1, 2.0), words=PLACES), FOLLOWED)
     assert found.settled.tolist() == [2]
     assert found.agreement.item() == pytest.approx(1 / 2)
 
 
 def test_a_mask_that_comes_back_settles_where_it_came_back():
     steps = jumping("right", "left", "right")
-    found = course(record_of(*steps, sigmas=(0.1, 0.3, 1.5), words=PLACES), FOLLOWED)
+    found = trace_convergence(get_record(*steps, sigmas=(0.1, 0.3, 1.5), words=PLACES), FOLLOWED)
     assert found.settled.tolist() == [3]
     assert found.agreement.item() == pytest.approx(2 / 3, abs=0.01)
 
 
 def test_every_picture_of_a_batch_has_its_own_course():
     steps = [torch.cat(pair) for pair in zip(jumping("left", "left"), jumping("left", "right"), strict=True)]
-    found = course(record_of(*steps, sigmas=(0.1, 2.0), words=PLACES), FOLLOWED)
+    found = trace_convergence(get_record(*steps, sigmas=(0.1, 2.0), words=PLACES), FOLLOWED)
     assert found.settled.tolist() == [1, 2]
     assert found.agreement.tolist() == pytest.approx([1, 1 / 2])
 
 
 def test_masks_that_are_empty_in_every_step_agree():
     nothing = [torch.zeros(1, 4, *GRID)] * 3
-    found = course(record_of(*nothing, words=PLACES), CHANGE)
+    found = trace_convergence(get_record(*nothing, words=PLACES), CHANGE)
     assert (found.settled.tolist(), found.agreement.tolist()) == ([1], [1.0])
 
 
 def test_draws_that_disagree_lower_the_agreement_of_the_mask_that_they_share():
     steps = [torch.cat(pair) for pair in zip(jumping("left", "left"), jumping("right", "right"), strict=True)]
-    record, shared = record_of(*steps, words=PLACES), dataclasses.replace(FOLLOWED, share=True)
-    found = course(record, shared)
+    record, shared = get_record(*steps, words=PLACES), dataclasses.replace(FOLLOWED, share=True)
+    found = trace_convergence(record, shared)
     own, common = (refine(record.evidence(), PLACES, settings).binary for settings in (FOLLOWED, shared))
     expected = (iou(own[0], common[0]) + iou(own[1], common[1])) / 2
     assert expected < 0.7
     assert found.agreement.tolist() == pytest.approx([expected, expected])
     assert found.settled.tolist() == [1, 1]
-    agreeing = record_of(*jumping("left", "left", batch_of=2), words=PLACES)
-    assert course(agreeing, shared).agreement.tolist() == pytest.approx([1, 1])
+    agreeing = get_record(*jumping("left", "left", batch_of=2), words=PLACES)
+    assert trace_convergence(agreeing, shared).agreement.tolist() == pytest.approx([1, 1])
 
 
 # ---- settings ----

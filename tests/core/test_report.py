@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from instdiff_core.evidence import AttentionRecord
-from instdiff_core.refine import PRESETS, Course, InstantMask, WordRoles
-from instdiff_core.report import facts, report
+from instdiff_core.refine import PRESETS, Convergence, InstantMask, WordRoles
+from instdiff_core.report import collect_facts, describe_mask
 from instdiff_core.tokens import PromptWords, Word
 
 WORDS = PromptWords((Word("hairy", (1,)), Word("dog", (2,)), Word("grass", (3,))), (0,), (4,), 77)
@@ -25,19 +25,19 @@ def mask_of(*areas, confidence=0.9, fits=False):
     )
 
 
-def told_of(mask, course=None, noise_level=5.0, **settings):
+def told_of(mask, convergence=None, noise_level=5.0, **settings):
     """The report of a mask that was made with these settings of a run that began at this noise level."""
     nothing = torch.zeros(1, len(mask.binary), 6, 1, 1)
     record = AttentionRecord(nothing[:, :, :5], nothing, nothing[0, :, :4], WORDS, (noise_level,), 8)
-    return report(mask, record, replace(PRESETS["default"], **settings), course)
+    return describe_mask(mask, record, replace(PRESETS["default"], **settings), convergence)
 
 
 def course_of(settled, agreement, steps=20):
-    return Course(torch.tensor(settled), torch.tensor(agreement), steps)
+    return Convergence(torch.tensor(settled), torch.tensor(agreement), steps)
 
 
 def test_the_facts_are_the_words_the_area_and_the_confidence_and_are_json():
-    found = json.loads(json.dumps(facts(mask_of(0.25), WORDS)))
+    found = json.loads(json.dumps(collect_facts(mask_of(0.25), WORDS)))
     assert found == {
         "index_word": "dog",
         "words": [{"word": "hairy", "weight": 0}, {"word": "dog", "weight": 1}, {"word": "grass", "weight": -1}],
@@ -49,7 +49,7 @@ def test_the_facts_are_the_words_the_area_and_the_confidence_and_are_json():
 
 def test_with_its_course_the_facts_name_the_step_and_disagreement_lowers_the_confidence():
     mask, run = mask_of(0.25, 0.5), course_of([4, 9], [1.0, 0.5])
-    first, second = (json.loads(json.dumps(facts(mask, WORDS, run, picture))) for picture in (0, 1))
+    first, second = (json.loads(json.dumps(collect_facts(mask, WORDS, run, picture))) for picture in (0, 1))
     assert (first["settled"], first["steps"], first["confidence"]) == (4, 20, 0.9)
     assert (second["settled"], second["steps"], second["confidence"]) == (9, 20, 0.45)
     assert (first["mask_area"], second["mask_area"]) == (0.25, 0.5)
@@ -62,7 +62,7 @@ def test_a_clear_mask_is_told_in_one_line_without_advice():
 
 
 def test_the_step_at_which_a_mask_settled_is_told():
-    assert "settled at step 4 of 20, confidence 0.90" in told_of(mask_of(0.25), course=course_of([4], [1.0]))
+    assert "settled at step 4 of 20, confidence 0.90" in told_of(mask_of(0.25), convergence=course_of([4], [1.0]))
 
 
 def test_an_empty_mask_says_how_to_get_one():
@@ -87,7 +87,7 @@ def test_a_mask_of_low_confidence_is_called_unsure(confidence, unsure):
 
 
 def test_steps_that_disagree_make_a_clear_mask_unsure():
-    told = told_of(mask_of(0.3, 0.3), course=course_of([1, 19], [1.0, 0.4])).splitlines()
+    told = told_of(mask_of(0.3, 0.3), convergence=course_of([1, 19], [1.0, 0.4])).splitlines()
     assert "unsure" not in told[0]
     assert "confidence 0.36" in told[1]
     assert "The mask is unsure" in told[1]
@@ -120,7 +120,7 @@ def test_nothing_is_advised_that_is_done_already(done, left):
 
 def test_a_prompt_that_fits_is_told_with_what_to_do_if_that_is_wrong():
     told = told_of(mask_of(0.7, fits=True))
-    assert facts(mask_of(0.7, fits=True), WORDS)["fits"] is True
+    assert collect_facts(mask_of(0.7, fits=True), WORDS)["fits"] is True
     assert "The prompt fits what stands out in the picture, so the mask is the rest" in told
     assert NAME in told
     assert "unsure" not in told

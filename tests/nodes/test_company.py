@@ -432,9 +432,7 @@ def test_differential_diffusion_may_come_after_ours(host, latent, user_mask):
     )  # fmt: skip
     after = extra("DifferentialDiffusion", ours)
     plain = {"latent_image": source, "model": extra("DifferentialDiffusion", host.model)}
-    assert torch.equal(
-        host.k_sampler(latent, model=after, latent_image=source), host.k_sampler(latent, **plain)
-    )
+    assert torch.equal(host.k_sampler(latent, model=after, latent_image=source), host.k_sampler(latent, **plain))
     assert len(attention.record.sigmas) == STEPS
 
 

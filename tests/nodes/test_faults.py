@@ -21,18 +21,18 @@ KEPT = ("InstantMaskGuide", "InstantMaskRun", "Recorder", "AttentionRecord", "Ev
 
 def masked_sampler(host: Any, latent: Tensor, model: Any, **changes: Any) -> list[Tensor]:
     samples, mask, attention = host.edit(latent, model=model, **changes)
-    return [samples, mask, attention.maps, attention.extents]
+    return [samples, mask, attention.maps, attention.propagated]
 
 
 def capture_attention(host: Any, latent: Tensor, model: Any, **changes: Any) -> list[Tensor]:
     samples, attention = host.capture(latent, model=model, **changes)
-    return [samples, attention.maps, attention.extents]
+    return [samples, attention.maps, attention.propagated]
 
 
 def guidance(host: Any, latent: Tensor, model: Any, **changes: Any) -> list[Tensor]:
     guided, passed, attention = host.run("InstDiffMaskGuidance", model=model, latent={"samples": latent})
     samples = host.k_sampler(passed["samples"], model=guided, **changes)
-    return [samples, attention.record.maps, attention.record.extents]
+    return [samples, attention.record.maps, attention.record.propagated]
 
 
 def diffedit_mask(host: Any, latent: Tensor, model: Any, **changes: Any) -> list[Tensor]:

@@ -91,7 +91,7 @@ def checked(host, inputs, latent, cells):
     assert attention.words.texts == ("a", "frog", "on", "the", "grass")
     assert attention.maps.shape[-2:] == cells
     assert attention.maps.isfinite().all()
-    assert attention.extents.isfinite().all()
+    assert attention.propagated.isfinite().all()
     assert len(attention.sigmas) == inputs["steps"]
     samples, mask, _ = host.edit(latent, **inputs)
     assert mask.shape == (len(latent), latent.shape[-2] * 8, latent.shape[-1] * 8)

@@ -27,8 +27,8 @@ def test_a_replaced_cross_attention_before_ours_still_acts(host, latent, key):
 @pytest.mark.parametrize("key", READ)
 def test_a_replaced_cross_attention_after_ours_still_acts(host, latent, key):
     positive = host.prompt("a frog")
-    guide = host.hooks.InstantMaskGuide(None)
-    after = host.hooks.guided(host.model, guide).clone()
+    guide = host.hooks.InstantMaskWrapper(None)
+    after = host.hooks.wrap_model(host.model, guide).clone()
     after.set_model_attn2_replace(weaker, *key)
     other = host.model.clone()
     other.set_model_attn2_replace(weaker, *key)

@@ -155,9 +155,9 @@ def test_what_other_nodes_keep_of_the_progress_is_what_was_denoised(host, latent
 
 
 def test_without_a_mask_the_preview_is_the_host_s(host, latent):
-    attention = host.hooks.InstantMaskGuide(None)
+    attention = host.hooks.InstantMaskWrapper(None)
     progress, plain = Progress(), Progress()
-    sample(host, host.hooks.guided(host.model, attention), latent, progress)
+    sample(host, host.hooks.wrap_model(host.model, attention), latent, progress)
     sample(host, host.model, latent, plain)
     assert all(torch.equal(shown, other) for shown, other in zip(progress.shown, plain.shown, strict=True))
 

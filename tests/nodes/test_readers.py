@@ -24,8 +24,9 @@ class TextFirstReader:
             for part in run.edit_entries(len(q), self.latent_size, kwargs["transformer_options"]):
                 queries, keys = (each[part].movedim(1, 2).flatten(2) for each in (q, k))
                 text = keys.shape[1] - cells
-                maps = attention.word_maps(queries[:, text:], keys[:, :text], heads, run.token_matrix(keys[:, :text]),
-                                           self.grid)
+                maps = attention.word_maps(
+                    queries[:, text:], keys[:, :text], heads, run.token_matrix(keys[:, :text]), self.grid
+                )
                 run.session.observe_words(maps)
             return attend(q, k, v, heads, *args, **kwargs)
 
@@ -58,7 +59,7 @@ def test_a_registered_family_is_sampled_as_by_k_sampler_and_recorded(host, flux,
     assert len(attention.sigmas) == 3
     samples, _, attention = host.edit(latent, cfg=cfg, **flux)
     assert (samples == latent).all(1).any()
-    assert attention.extents.isfinite().all()
+    assert attention.propagated.isfinite().all()
 
 
 def test_the_noise_level_of_a_flow_model_is_its_noise_to_signal(host, flux, make_latent):

@@ -100,7 +100,7 @@ def test_the_record_goes_with_its_latent(host, latent):
 
     model, passed, _ = guidance(host, latent)
     sampled = k_sampler(host, passed, model=model)
-    record = weakref.ref(host.hooks.record_of(guidance(host, latent)[2], sampled))
+    record = weakref.ref(host.hooks.get_record(guidance(host, latent)[2], sampled))
     k_sampler(host, passed, model=model, seed=8)
     assert record() is not None
     del sampled

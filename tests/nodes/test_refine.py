@@ -13,7 +13,7 @@ from safetensors import safe_open
 from scipy import ndimage
 
 from instdiff_core.refine import PRESETS, refine_record
-from instdiff_core.report import report
+from instdiff_core.report import describe_mask
 
 NODE = "InstDiffRefineMask"
 
@@ -79,8 +79,8 @@ def test_the_browser_gets_the_record_and_the_settings_before_the_nodes_own(host,
     with safe_open(place(found["record"]), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
-    for name in ("maps", "extents", "guide"):
-        assert torch.equal(tensors[name], getattr(attention, name))
+    for name, part in (("maps", attention.maps), ("extents", attention.propagated), ("guide", attention.image_latent)):
+        assert torch.equal(tensors[name], part)
     assert torch.equal(tensors["weights"], attention.weights)
     assert metadata["words"] == ["a", "frog", "on", "the", "grass"]
     assert metadata["scale"] * 16 == attention.image_size[0]
@@ -169,7 +169,7 @@ def test_at_a_denoise_of_a_half_nobody_is_told_to_lower_it_and_far_above_everybo
     for denoise, advised in ((0.5, False), (0.8, True)):
         attention = host.capture(latent, steps=steps, scheduler=scheduler, denoise=denoise)[1]
         mask = replace(refine_record(attention, PRESETS["default"]), confidence=torch.zeros(1))
-        assert ("denoise" in report(mask, attention, PRESETS["default"])) is advised
+        assert ("denoise" in describe_mask(mask, attention, PRESETS["default"])) is advised
 
 
 def test_specks_go_and_holes_are_filled_as_the_settings_say_and_the_soft_mask_keeps_them(host, attention, refine):

@@ -30,7 +30,7 @@ def test_split_sigmas_with_both_parts_guided(host, thing, prompt, step):
     assert torch.equal((whole["samples"] == latent).all(1), (once["samples"] == latent).all(1))
     masks = [host.run("InstDiffRefineMask", attention=attention, sampled=each)[0] for each in (once, whole, half)]
     assert torch.equal(masks[0], masks[1])
-    assert len(host.hooks.record_of(attention, half).sigmas) == step
+    assert len(host.hooks.get_record(attention, half).sigmas) == step
 
 
 def test_the_second_part_with_another_prompt_finds_its_own_mask(host):
@@ -40,7 +40,7 @@ def test_the_second_part_with_another_prompt_finds_its_own_mask(host):
     high, low = host.extra("SplitSigmas", sigmas=sigmas, step=2)
     half = sampled(host, model, passed, "a frog", high, noise=True)
     whole = sampled(host, model, half, "a tree on the sand", low, noise=False)
-    assert host.hooks.record_of(attention, whole).words.texts == ("a", "tree", "on", "the", "sand")
-    assert len(host.hooks.record_of(attention, whole).sigmas) == 4
+    assert host.hooks.get_record(attention, whole).words.texts == ("a", "tree", "on", "the", "sand")
+    assert len(host.hooks.get_record(attention, whole).sigmas) == 4
     kept = (whole["samples"] == latent).all(1)
     assert 0 < kept.float().mean() < 1

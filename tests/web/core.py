@@ -104,9 +104,9 @@ def make_record(
     count = len(texts)
     words = PromptWords(tuple(Word(text, (i + 1,)) for i, text in enumerate(texts)), (0,), (count + 1,), count + 2)
     maps = smooth(steps, batch, 2 + count, size=grid).exp() * 0.02
-    extents = smooth(steps, batch, 3 + count, size=grid).exp()
+    propagated = smooth(steps, batch, 3 + count, size=grid).exp()
     sigmas = tuple(np.geomspace(8, 0.1, steps).tolist())
-    return AttentionRecord(maps.half(), extents.half(), smooth(batch, 4, size=latent).half(), words, sigmas, 8)
+    return AttentionRecord(maps.half(), propagated.half(), smooth(batch, 4, size=latent).half(), words, sigmas, 8)
 
 
 def make_pictures(record: AttentionRecord, count: int, seed: int = 0) -> NDArray[np.uint8]:

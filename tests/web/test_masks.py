@@ -16,9 +16,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from instdiff_core.components import cleaned
+from instdiff_core.components import clean_masks
 from instdiff_core.evidence import ERROR, ERROR_WITHOUT, AttentionRecord
-from instdiff_core.export import exported
+from instdiff_core.export import export_record
 from instdiff_core.mini.scenes import compose
 from instdiff_core.pipeline import edit, load_mini
 from instdiff_core.refine import PRESETS, MaskSettings, refine_record
@@ -45,7 +45,7 @@ def assert_same(
     )
     colours = None if pictures is None else torch.tensor(pictures).movedim(-1, 1) / 255
     wanted = refine_record(record, own, choice.get("steps", 0) or None, colours)
-    core.open(exported(record, settings), pictures)
+    core.open(export_record(record, settings), pictures)
     for number in range(record.maps.shape[1]):
         found = core.refine(**choice, picture=number)
         soft, different = wanted.soft[number].numpy(), found.binary != wanted.binary[number].numpy()
@@ -147,10 +147,10 @@ def test_specks_and_holes(core, settings, min_area):
     pictures ^= np.random.default_rng(0).integers(0, 2, pictures.shape, np.uint8) * 96
     cut = {}
     for name, part in (("raw", 0.0), ("clean", min_area)):
-        core.open(exported(record, replace(settings, min_area=part)), pictures)
+        core.open(export_record(record, replace(settings, min_area=part)), pictures)
         cut[name] = [core.refine(threshold=level, picture=picture) for level in (0.1, 0.5, 0.7) for picture in (0, 1)]
     for raw, clean in zip(cut["raw"], cut["clean"], strict=True):
-        assert np.array_equal(clean.binary, cleaned(torch.tensor(raw.binary)[None], min_area)[0].numpy())
+        assert np.array_equal(clean.binary, clean_masks(torch.tensor(raw.binary)[None], min_area)[0].numpy())
         assert np.array_equal(clean.soft, raw.soft)
         assert clean.area == pytest.approx(clean.binary.mean())
     assert any((raw.binary != clean.binary).any() for raw, clean in zip(*cut.values(), strict=True)) is (min_area > 0)
@@ -168,13 +168,13 @@ def test_any_mask_is_cleaned_as_in_python(core):
         size = generator.integers(1, 40, 2)
         mask, least = generator.random(size) < generator.choice([0, 0.2, 0.4, 0.6, 0.9, 1]), number % 11 / 10
         found = core.page.evaluate(clean, [mask.astype(int).ravel().tolist(), int(size[1]), least])
-        wanted = cleaned(torch.from_numpy(mask)[None], least)[0].numpy()
+        wanted = clean_masks(torch.from_numpy(mask)[None], least)[0].numpy()
         assert np.array_equal(np.array(found, bool).reshape(size), wanted), (number, size, least)
 
 
 def test_a_record_of_an_older_version_has_its_specks(core):
     record = make_record(WORDS, seed=1)
-    file = exported(record, replace(DEFAULT, min_area=0))
+    file = export_record(record, replace(DEFAULT, min_area=0))
     key = b', \\"min_area\\": 0'
     assert file.count(key) == 1
     older = struct.pack("<Q", struct.unpack("<Q", file[:8])[0]) + file[8:].replace(key, b" " * len(key))
@@ -193,10 +193,10 @@ def test_one_word_and_one_hundred(core, settings):
 def test_maps_that_say_nothing(core, settings, value):
     record = make_record(WORDS, seed=6)
     flat = torch.full_like(record.maps, value)
-    extents = torch.full_like(record.extents, 0.0 if value != value else value)
+    propagated = torch.full_like(record.propagated, 0.0 if value != value else value)
     for changed in (
-        replace(record, maps=flat, extents=extents),
-        replace(record, maps=flat, extents=extents, guide=torch.zeros_like(record.guide)),
+        replace(record, maps=flat, propagated=propagated),
+        replace(record, maps=flat, propagated=propagated, image_latent=torch.zeros_like(record.image_latent)),
     ):
         assert_same(core, changed, settings, np.full((1, *record.image_size, 3), 77, np.uint8))
         assert_same(core, changed, settings, words=("frog",))
@@ -205,17 +205,17 @@ def test_maps_that_say_nothing(core, settings, value):
 @both_presets
 def test_single_maps_that_say_nothing(core, settings):
     record = make_record(WORDS, seed=7)
-    maps, extents = record.maps.clone(), record.extents.clone()
+    maps, propagated = record.maps.clone(), record.propagated.clone()
     maps[:, :, 3], maps[:, :, 5] = 0, float("inf")
-    extents[:, :, 4] = 0.5
-    assert_same(core, replace(record, maps=maps, extents=extents), settings, words=("on", "frog"))
+    propagated[:, :, 4] = 0.5
+    assert_same(core, replace(record, maps=maps, propagated=propagated), settings, words=("on", "frog"))
 
 
 def test_a_prompt_that_fits_what_is_there(core):
     record = make_record(WORDS, seed=8)
-    extents = record.extents.clone()
-    extents[:, :, ERROR] = extents[:, :, ERROR_WITHOUT] * 0.95
-    fitting = replace(record, extents=extents)
+    propagated = record.propagated.clone()
+    propagated[:, :, ERROR] = propagated[:, :, ERROR_WITHOUT] * 0.95
+    fitting = replace(record, propagated=propagated)
     assert_same(core, fitting, DEFAULT, make_pictures(record, 1))
     assert core.refine().fits
     assert not core.refine(words=("frog",)).fits
@@ -223,17 +223,17 @@ def test_a_prompt_that_fits_what_is_there(core):
 
 def test_a_run_without_negative_prompt(core):
     record = make_record(WORDS, seed=9)
-    extents = record.extents.clone()
-    extents[:, :, ERROR_WITHOUT] = 0
-    assert_same(core, replace(record, extents=extents), DEFAULT, make_pictures(record, 1))
+    propagated = record.propagated.clone()
+    propagated[:, :, ERROR_WITHOUT] = 0
+    assert_same(core, replace(record, propagated=propagated), DEFAULT, make_pictures(record, 1))
 
 
 def test_steps_without_a_prediction_without_prompt_where_others_have_one(core):
     record = make_record(WORDS, steps=4, seed=13)
-    extents = record.extents.clone()
-    extents[2:, :, ERROR_WITHOUT] = 0
+    propagated = record.propagated.clone()
+    propagated[2:, :, ERROR_WITHOUT] = 0
     for steps in (0, 1, 3):
-        assert_same(core, replace(record, extents=extents), DEFAULT, make_pictures(record, 1), steps=steps)
+        assert_same(core, replace(record, propagated=propagated), DEFAULT, make_pictures(record, 1), steps=steps)
 
 
 @pytest.mark.parametrize(("subject", "background"), [("cat", "grass"), ("dog", "sand")])
@@ -256,7 +256,7 @@ def test_moving_back_and_forth_forgets_nothing(core):
         {},
         {"picture": 1, "steps": 2},
     ]
-    file, pictures = exported(record, DEFAULT), make_pictures(record, 2)
+    file, pictures = export_record(record, DEFAULT), make_pictures(record, 2)
     core.open(file, pictures)
     moved = [core.refine(**move) for move in moves]
     for move, found in zip(moves, moved, strict=True):
@@ -266,11 +266,11 @@ def test_moving_back_and_forth_forgets_nothing(core):
 
 def test_the_words_at_a_place_come_strongest_first(core):
     record = make_record(WORDS, batch=2, seed=11)
-    core.open(exported(record, DEFAULT))
-    extents = record.evidence(2).extents[1, 3:]
-    low, high = extents.amin((-2, -1), keepdim=True), extents.amax((-2, -1), keepdim=True)
+    core.open(export_record(record, DEFAULT))
+    propagated = record.evidence(2).propagated[1, 3:]
+    low, high = propagated.amin((-2, -1), keepdim=True), propagated.amax((-2, -1), keepdim=True)
     size = record.image_size
-    values = torch.nn.functional.interpolate(((extents - low) / (high - low))[None], size, mode="bilinear")[0]
+    values = torch.nn.functional.interpolate(((propagated - low) / (high - low))[None], size, mode="bilinear")[0]
     for x, y in [(0, 0), (100, 40), (size[1] - 1, size[0] - 1), (77, 200)]:
         found = core.words_at(x, y, steps=2, picture=1)
         here = values[:, y, x]
@@ -279,7 +279,7 @@ def test_the_words_at_a_place_come_strongest_first(core):
 
 
 def test_places_outside_the_picture_have_the_words_of_its_border(core):
-    core.open(exported(make_record(WORDS), DEFAULT))
+    core.open(export_record(make_record(WORDS), DEFAULT))
     assert core.words_at(-5, 1e6) == core.words_at(0, 255)
 
 
@@ -302,9 +302,7 @@ def test_case_is_ignored_as_in_python(core, word, prompt):
 
 
 def folded_in_browser(core, texts):
-    return core.page.evaluate(
-        "async (texts) => texts.map((await import('/core/words.js')).folded)", list(texts)
-    )
+    return core.page.evaluate("async (texts) => texts.map((await import('/core/words.js')).folded)", list(texts))
 
 
 def test_words_are_the_same_where_python_says_so(core):
@@ -319,13 +317,13 @@ def test_words_are_the_same_where_python_says_so(core):
 
 @pytest.mark.parametrize(("word", "prompt"), [("I", "ı"), ("ı", "i"), ("İ", "i")])
 def test_letters_that_are_not_the_same_in_python_are_not_the_same(core, word, prompt):
-    core.open(exported(make_record((prompt, "grass")), DEFAULT))
+    core.open(export_record(make_record((prompt, "grass")), DEFAULT))
     with pytest.raises(Exception, match="is not in the edit prompt"):
         core.refine(words=(word,))
 
 
 def test_a_word_that_is_not_in_the_prompt_is_named_with_the_nearest(core):
-    core.open(exported(make_record(WORDS), DEFAULT))
+    core.open(export_record(make_record(WORDS), DEFAULT))
     with pytest.raises(Exception, match='"cat" is not in the edit prompt\\.'):
         core.refine(words=("frog", "cat"))
     with pytest.raises(Exception, match='"Frogs" is not in the edit prompt; the nearest is "frog"\\.'):

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from instdiff_core.export import exported
+from instdiff_core.export import export_record
 from instdiff_core.refine import PRESETS
 from tests.web.core import make_pictures, make_record
 
 RECORD = make_record(("a", "frog"), batch=2)
 SETTINGS = replace(PRESETS["default"], target=("frog",), share=True)
-FILE = exported(RECORD, SETTINGS)
+FILE = export_record(RECORD, SETTINGS)
 START = 8 + struct.unpack("<Q", FILE[:8])[0]
 
 
@@ -45,7 +45,7 @@ def with_settings(**changes: Any) -> bytes:
 
 
 def with_tensors(**changes: torch.Tensor) -> bytes:
-    tensors = {name: getattr(RECORD, name) for name in ("maps", "extents", "guide")}
+    tensors = {"maps": RECORD.maps, "extents": RECORD.propagated, "guide": RECORD.image_latent}
     tensors["weights"] = RECORD.weights
     return save(tensors | changes, header()["__metadata__"])
 
@@ -60,7 +60,7 @@ def test_a_record_tells_what_it_holds(core):
 
 def test_text_in_a_prompt_is_only_text(core):
     words = ("<img src=x onerror=alert(1)>", "__proto__", "constructor", "🐸", "日本")
-    told = core.open(exported(make_record(words), PRESETS["default"]))
+    told = core.open(export_record(make_record(words), PRESETS["default"]))
     assert told["words"] == list(words)
     assert core.refine(words=("__proto__",)).index == 1
 
@@ -112,11 +112,11 @@ def test_text_in_a_prompt_is_only_text(core):
         (with_settings(min_area=2), "settings are wrong"),
         (with_settings(min_area="0"), "settings are wrong"),
         (with_tensors(maps=torch.zeros(0, 2, 4, 16, 16).half()), "do not fit together"),
-        (with_tensors(extents=RECORD.extents[1:]), "do not fit together"),
-        (with_tensors(extents=RECORD.extents[..., 1:].contiguous()), "do not fit together"),
-        (with_tensors(guide=RECORD.guide[:1]), "do not fit together"),
-        (with_tensors(guide=RECORD.guide[:, 0].contiguous()), "do not fit together"),
-        (with_tensors(guide=RECORD.guide[:, :0].contiguous()), "do not fit together"),
+        (with_tensors(extents=RECORD.propagated[1:]), "do not fit together"),
+        (with_tensors(extents=RECORD.propagated[..., 1:].contiguous()), "do not fit together"),
+        (with_tensors(guide=RECORD.image_latent[:1]), "do not fit together"),
+        (with_tensors(guide=RECORD.image_latent[:, 0].contiguous()), "do not fit together"),
+        (with_tensors(guide=RECORD.image_latent[:, :0].contiguous()), "do not fit together"),
         (with_tensors(noise_mask=torch.ones(2, 32, 31, dtype=torch.bool)), "do not fit together"),
         (with_tensors(noise_mask=torch.ones(1, 32, 32, dtype=torch.bool)), "do not fit together"),
         (with_tensors(weights=torch.ones(2)), "do not fit together"),

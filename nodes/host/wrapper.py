@@ -1,6 +1,6 @@
 """A model whose samplings have instant masks, and the records that they leave.
 
-`guided` returns a clone of a model that carries an instant mask. The hooks are put into the
+`wrap_model` returns a clone of a model that carries an instant mask. The hooks are put into the
 sampling run's own options when it starts, so they end with it, however it ends, and chain onto
 whatever other nodes have put there, whichever came first.
 """
@@ -22,10 +22,10 @@ from ...instdiff_core.evidence import AttentionRecord
 from ...instdiff_core.refine import MaskSettings
 from ...instdiff_core.session import MaskSession
 from .notices import warn_of_size
-from .pictures import Latent, latent_mask, repeat_to_batch
+from .pictures import Latent, repeat_to_batch, scale_mask_to_latent
 from .readers import check_readable, reader_for
 from .run import InstantMaskRun
-from .text import EditPrompt, checked_prompt
+from .text import EditPrompt, check_prompt
 
 SAMPLING = "instdiff_sampling"
 """The attribute of a sampled tensor that holds its `Sampling`."""
@@ -39,15 +39,15 @@ class Sampling:
     noise: Tensor | None
 
 
-class InstantMaskGuide:
-    """Gives every sampling of a guided model an instant mask of its own.
+class InstantMaskWrapper:
+    """Gives every sampling of a wrapped model an instant mask of its own.
 
     `settings`: None samples without a mask and only records. `prompt` is the edit prompt; without it
     it is found in the positive conditioning. `mask` ``[B, h, w]`` in 0..1, of any size, takes the
-    place of the instant mask. `original` ``[B, C, H, W]`` is the latent of the picture; without it
+    place of the instant mask. `image_latent` ``[B, C, H, W]`` is the latent of the picture; without it
     the latent that is sampled is.
 
-    Every sampled latent carries the record of its own sampling (`record_of`), so that caches, and
+    Every sampled latent carries the record of its own sampling (`get_record`), so that caches, and
     several samplers behind one guide, cannot mix them up.
     """
 
@@ -56,14 +56,14 @@ class InstantMaskGuide:
         settings: MaskSettings | None,
         prompt: EditPrompt | None = None,
         mask: Tensor | None = None,
-        original: Tensor | None = None,
+        image_latent: Tensor | None = None,
     ) -> None:
-        self.settings, self.prompt, self.mask, self.original = settings, prompt, mask, original
+        self.settings, self.prompt, self.mask, self.image_latent = settings, prompt, mask, image_latent
         self._record: AttentionRecord | None = None
         self._runs = 0
         self._running = False
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> InstantMaskGuide:
+    def __deepcopy__(self, memo: dict[int, Any]) -> InstantMaskWrapper:
         # ComfyUI v0.3.64 copies a model's options deeply when the next node clones it: it is the same guide still.
         return self
 
@@ -102,14 +102,14 @@ class InstantMaskGuide:
             self._record = record
         mask = run.session.mask
         if mask is not None and not leaves_noise:
-            samples = keep_original(mask.to(samples.device), samples, run.original.to(samples))
+            samples = keep_original(mask.to(samples.device), samples, run.image_latent.to(samples))
         # to where the host would move it next: a moved tensor is another one, and loses what it carries
         samples = _to_intermediate(samples)
         setattr(samples, SAMPLING, Sampling(record, run.noise.to(samples) if leaves_noise else None))
         return samples
 
     def prepare_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """PREPARE_SAMPLING: raises ``ValueError`` for a guided model that another model's sampling only uses."""
+        """PREPARE_SAMPLING: raises ``ValueError`` for a wrapped model that another model's sampling only uses."""
         if not self._running:
             raise ValueError(
                 "a model from Instant Mask Guidance is used as a second model, where its mask has no effect: connect "
@@ -120,23 +120,23 @@ class InstantMaskGuide:
     def _started(
         self, guider: Any, noise: Tensor, latent: Tensor, sigmas: Tensor, denoise_mask: Tensor | None
     ) -> InstantMaskRun:
-        """The run of a sampling, with its hooks installed. Raises ``ValueError`` for one that cannot be guided."""
+        """The run of a sampling, with its hooks installed. Raises ``ValueError`` for one that cannot have a mask."""
         model = guider.model_patcher
         # the compiled code does not look at the hooks again, neither when they come nor when they go
         if model.get_wrappers(WrappersMP.APPLY_MODEL, "torch.compile"):
             raise ValueError("the model is compiled, and its attention cannot be read: leave TorchCompileModel out")
         positive = guider.conds.get("positive", [])
         given = [(cond["cross_attn"], cond) for cond in positive if "cross_attn" in cond]
-        prompt = checked_prompt(given, self.settings, self.prompt)
-        original = latent if self.original is None else _like_latent(self.original, latent)
-        warn_of_size(model, original)
+        prompt = check_prompt(given, self.settings, self.prompt)
+        image_latent = latent if self.image_latent is None else _like_latent(self.image_latent, latent)
+        warn_of_size(model, image_latent)
         noisy = bool(noise.any())
-        reader = reader_for(model, (original.shape[-2], original.shape[-1]))
+        reader = reader_for(model, (image_latent.shape[-2], image_latent.shape[-1]))
         noise_mask = _noise_mask(denoise_mask, latent, model.load_device)
         session = MaskSession(prompt.words, self.settings, reader.grid, noise_mask)
         if self.mask is not None:
-            session.fix_mask(latent_mask(self.mask, latent).to(model.load_device))
-        run = InstantMaskRun(guider, prompt, self.prompt is not None, reader, session, original, noisy)
+            session.fix_mask(scale_mask_to_latent(self.mask, latent).to(model.load_device))
+        run = InstantMaskRun(guider, prompt, self.prompt is not None, reader, session, image_latent, noisy)
         earlier: Sampling | None = getattr(latent, SAMPLING, None)
         if earlier is not None and earlier.noise is not None and not noisy:
             run.go_on(earlier.record, earlier.noise)
@@ -144,11 +144,11 @@ class InstantMaskGuide:
         return run
 
 
-def record_of(attention: AttentionRecord | InstantMaskGuide, sampled: Latent | None = None) -> AttentionRecord:
+def get_record(attention: AttentionRecord | InstantMaskWrapper, sampled: Latent | None = None) -> AttentionRecord:
     """The record behind an ATTENTION.
 
     Instant Mask Guidance gives one that sampling fills: then the LATENT `sampled` says which sampling
-    is meant. Raises ``ValueError`` when that was not sampled with a guided model, and without it
+    is meant. Raises ``ValueError`` when that was not sampled with a wrapped model, and without it
     when there was no sampling, or more than one.
     """
     if isinstance(attention, AttentionRecord):
@@ -164,28 +164,28 @@ def record_of(attention: AttentionRecord | InstantMaskGuide, sampled: Latent | N
     return sampling.record
 
 
-def guided(model: Any, guide: InstantMaskGuide) -> Any:
+def wrap_model(model: Any, wrapper: InstantMaskWrapper) -> Any:
     """A clone of `model` whose samplings have instant masks. Raises ``ValueError`` for models that cannot be read."""
     check_readable(model)
     clone = model.clone()
-    for kind, wrapper in (
-        (WrappersMP.OUTER_SAMPLE, guide.outer_sample),
-        (WrappersMP.PREPARE_SAMPLING, guide.prepare_sampling),
+    for kind, function in (
+        (WrappersMP.OUTER_SAMPLE, wrapper.outer_sample),
+        (WrappersMP.PREPARE_SAMPLING, wrapper.prepare_sampling),
     ):
-        comfy.patcher_extension.add_wrapper(kind, wrapper, clone.model_options, is_model_options=True)
+        comfy.patcher_extension.add_wrapper(kind, function, clone.model_options, is_model_options=True)
     return clone
 
 
-def _like_latent(original: Tensor, latent: Tensor) -> Tensor:
+def _like_latent(image_latent: Tensor, latent: Tensor) -> Tensor:
     """The picture's latent, for a batch like that of `latent`. Raises ``ValueError`` for another size."""
-    if original.shape[1:] != latent.shape[1:]:
+    if image_latent.shape[1:] != latent.shape[1:]:
         raise ValueError(
-            f"Instant Mask Guidance has a latent of {tuple(original.shape[1:])}, and {tuple(latent.shape[1:])} is "
+            f"Instant Mask Guidance has a latent of {tuple(image_latent.shape[1:])}, and {tuple(latent.shape[1:])} is "
             "sampled: give the sampler the LATENT that comes out of Instant Mask Guidance. For a second pass on an "
             "upscaled latent, put a Masked Sampler behind the upscaling, with the mask of the first pass at its "
             "input 'mask'"
         )
-    return repeat_to_batch(original, len(latent))
+    return repeat_to_batch(image_latent, len(latent))
 
 
 def _noise_mask(denoise_mask: Tensor | None, latent: Tensor, device: torch.device) -> Tensor | None:
