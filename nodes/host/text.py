@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from comfy.sd1_clip import escape_important, token_weights
 from torch import Tensor
 
 from ...instdiff_core.refine import MaskSettings, find_target_words
-from ...instdiff_core.tokens import PromptWords, prompt_words
+from ...instdiff_core.tokens import Clip, PromptWords, find_framed_words, find_spelling, join_words, prompt_words
+from .notices import notify
 
 PROMPT = "instdiff_prompt"
 """The key of an `EditPrompt` in the options of a conditioning."""
 
 Conditioning = list[list[Any]]
+
+CONTEXTS: Mapping[frozenset[str], tuple[str, ...]] = {
+    frozenset({"g", "l"}): ("l",),
+    frozenset({"l", "t5xxl"}): ("t5xxl",),
+    frozenset({"g", "l", "t5xxl"}): ("l", "t5xxl"),
+    frozenset({"g", "l", "t5xxl", "llama"}): ("t5xxl", "llama"),
+}
+"""Whose encodings make the context, where there are several encoders: SDXL's stand side by side, Flux has T5's,
+SD3 both, HiDream those of T5 and Llama. The rest is pooled."""
+
+LOADED = {"l": ("clip_l", "clip_g")}
+"""What a key's encoders are called, of which one is enough, where that is not as the key."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +52,62 @@ def encode_prompt(clip: Any, text: str) -> Conditioning:
 def read_prompt(clip: Any, text: str) -> EditPrompt:
     """The words of a prompt, as `clip` tokenizes it, and the empty prompt.
 
-    Raises ``ValueError`` for a missing CLIP and for text encoders that are not CLIP.
+    Tells the user of weights that the text encoder does not know. Raises ``ValueError`` for a missing
+    CLIP, and for text encoders whose prompts are not read.
     """
     if clip is None:
         raise ValueError("no CLIP: the checkpoint may hold none; load one with a CLIP loader and connect it")
-    tokens = clip.tokenize(text, return_word_ids=True)
-    key = next((key for key in ("l", "h", "g") if key in tokens), None)
-    tokenizer = getattr(getattr(clip.tokenizer, f"clip_{key}", None), "tokenizer", None)
-    if tokenizer is None:
-        raise ValueError(f"InstDiffEdit reads the words of CLIP prompts, and this encoder is {', '.join(tokens)}")
+    tokens, empty = (clip.tokenize(each, return_word_ids=True) for each in (text, ""))
+    keys = _encoders(clip, tokens)
     context, options = clip.encode_from_tokens_scheduled(clip.tokenize(""))[0]
-    return EditPrompt(prompt_words(tokens[key], tokenizer), (context, options))
+    # what a template loses at its beginning it loses with any prompt
+    cut = len(empty[keys[0]][0]) - context_length(context, options) if len(keys) == 1 else 0
+    parts = [_part(_tokenizer(clip, key), tokens[key], empty[key], cut) for key in keys]
+    if _has_weights(text) and all(entry[1] == 1 for key in keys for chunk in tokens[key] for entry in chunk):
+        notify(
+            "this text encoder does not know weights such as (word:1.3), and reads the brackets and the number as "
+            "words: leave them out"
+        )
+    return EditPrompt(join_words(parts), (context, options))
+
+
+def context_length(context: Tensor, options: dict[str, Any]) -> int:
+    """How many token positions a conditioning has: those of its context, and with HiDream those of Llama behind it."""
+    llama: Tensor | None = options.get("conditioning_llama3")
+    return context.shape[1] + (0 if llama is None else llama.shape[2])
+
+
+def _encoders(clip: Any, tokens: dict[str, Any]) -> list[str]:
+    """The keys of the tokens that make the context, in its order. Raises ``ValueError`` where it is not known."""
+    keys = CONTEXTS.get(frozenset(tokens), tuple(tokens) if len(tokens) == 1 else ())
+    if len(keys) > 1:  # some loaders leave some of a model's encoders out
+        names = {key: LOADED.get(key, (key,)) for key in keys}
+        keys = tuple(
+            key for key in keys if any(getattr(clip.cond_stage_model, name, None) is not None for name in names[key])
+        )
+    vocabularies = [getattr(_tokenizer(clip, key), "inv_vocab", {}).values() for key in keys]
+    if not keys or any(find_spelling(vocabulary) is None for vocabulary in vocabularies):
+        raise ValueError(f"InstDiffEdit does not know how this text encoder cuts prompts: {', '.join(tokens)}")
+    return list(keys)
+
+
+def _tokenizer(clip: Any, key: str) -> Any:
+    """The host's tokenizer behind a key of its tokens; None where it is no tokenizer of the host's."""
+    return getattr(clip.tokenizer, f"clip_{key}", getattr(clip.tokenizer, key, None))
+
+
+def _part(tokenizer: Any, chunks: Any, empty: Any, cut: int) -> PromptWords:
+    """The words of one encoder's part of the context, of which the first `cut` tokens are missing."""
+    pieces = tokenizer.inv_vocab
+    spelling = find_spelling(pieces.values())
+    assert spelling is not None
+    if isinstance(spelling, Clip):
+        return prompt_words(chunks, tokenizer.tokenizer)
+    return find_framed_words(chunks[0], empty[0], pieces, spelling, tokenizer.pad_token, len(chunks[0]) - cut)
+
+
+def _has_weights(text: str) -> bool:
+    return any(weight != 1 for _, weight in token_weights(escape_important(text), 1.0))
 
 
 def get_edit_prompt(conditioning: Conditioning, settings: MaskSettings, prompt: EditPrompt | None = None) -> EditPrompt:
@@ -66,6 +125,7 @@ def check_prompt(
     match its words, and as `find_target_words`.
     """
     entries = list(positive)
+    named = prompt is not None
     if prompt is None:
         entries = [(context, options) for context, options in entries if PROMPT in options]
         if not entries:
@@ -77,11 +137,13 @@ def check_prompt(
         if any(options[PROMPT].words != prompt.words for _, options in entries):
             raise ValueError("the positive conditioning combines several edit prompts: sample one edit at a time")
     words = prompt.words
-    for context, _ in entries:
-        # exactly: the host repeats a context to match a longer one only while it samples
-        if context.shape[1] != words.length:
+    for context, options in entries:
+        length = context_length(context, options)
+        # exactly: the host repeats a context to match a longer one only while it samples; but an encoder that is
+        # also shown pictures, as Qwen-Image-Edit's is, has more before the words
+        if length != words.length and not (named and words.from_end and length > words.length):
             raise ValueError(
-                f"the positive conditioning has {context.shape[1]} columns, but its words were counted for "
+                f"the positive conditioning has {length} token positions, but its words were counted for "
                 f"{words.length}: encode the edit prompt again, and do not concatenate it with another one"
             )
     find_target_words(words, settings.target if settings else ())

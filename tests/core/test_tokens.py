@@ -1,9 +1,9 @@
-"""Which words a prompt has, and which columns of the context are theirs."""
+"""Which words a prompt has, and where their tokens stand in the context."""
 
 import pytest
 import torch
 
-from instdiff_core.tokens import PromptWords, Word, prompt_words
+from instdiff_core.tokens import PromptWords, Word, find_framed_words, find_spelling, join_words, prompt_words
 
 START, END, CHUNK = 49406, 49407, 77
 
@@ -34,18 +34,18 @@ def host_chunk(tokenizer):
     return chunk
 
 
-def test_every_word_has_its_column_between_start_and_end(read):
+def test_every_word_has_its_position_between_start_and_end(read):
     words = read("a photo of a dog")
     assert words.words == tuple(Word(text, (i + 1,)) for i, text in enumerate(["a", "photo", "of", "a", "dog"]))
     assert (words.start, words.end, words.length) == ((0,), (6,), 77)
 
 
-def test_subwords_are_one_word_over_all_their_columns(read, tokenizer):
+def test_subwords_are_one_word_over_all_their_tokens(read, tokenizer):
     words = read("a zzyzxcat dog")
     pieces = len(tokenizer("zzyzxcat").input_ids) - 2
     assert pieces > 2
     assert words.texts == ("a", "zzyzxcat", "dog")
-    assert [word.columns for word in words.words] == [(1,), tuple(range(2, 2 + pieces)), (2 + pieces,)]
+    assert [word.positions for word in words.words] == [(1,), tuple(range(2, 2 + pieces)), (2 + pieces,)]
     assert words.end == (3 + pieces,)
 
 
@@ -61,7 +61,7 @@ def test_ids_may_come_as_a_tensor_or_as_the_hosts_pairs(read, tokenizer):
     assert prompt_words([[(token, 1.0) for token in ids[0].tolist()]], tokenizer) == read("a red car")
 
 
-def test_a_weight_changes_neither_words_nor_columns(host_chunk, tokenizer, read):
+def test_a_weight_changes_neither_words_nor_positions(host_chunk, tokenizer, read):
     weighted = host_chunk(("a", 1.0), ("dog", 1.3), ("on the grass", 1.0))
     assert prompt_words([weighted], tokenizer) == read("a dog on the grass")
 
@@ -69,32 +69,32 @@ def test_a_weight_changes_neither_words_nor_columns(host_chunk, tokenizer, read)
 def test_the_vectors_of_an_embedding_are_one_word(host_chunk, tokenizer):
     chunk = host_chunk(("a", 1.0), (torch.randn(3, 8), 1.0), ("dog", 1.0))
     words = prompt_words([chunk], tokenizer)
-    assert [word.columns for word in words.words] == [(1,), (2, 3, 4), (5,)]
+    assert [word.positions for word in words.words] == [(1,), (2, 3, 4), (5,)]
     assert (words.texts[0], words.texts[2]) == ("a", "dog")
 
 
 def test_two_embeddings_side_by_side_are_two_words(host_chunk, tokenizer):
     chunk = host_chunk((torch.randn(2, 8), 1.0), (torch.randn(3, 8), 1.2))
-    assert [word.columns for word in prompt_words([chunk], tokenizer).words] == [(1, 2), (3, 4, 5)]
+    assert [word.positions for word in prompt_words([chunk], tokenizer).words] == [(1, 2), (3, 4, 5)]
 
 
-def test_long_prompts_count_columns_through_all_chunks(host_chunk, tokenizer):
+def test_long_prompts_count_positions_through_all_chunks(host_chunk, tokenizer):
     full = host_chunk(("dog " * 75, 1.0))
     rest = host_chunk(("a cat", 1.0))
     words = prompt_words([full, rest], tokenizer)
     assert len(words.words) == 77
-    assert words.words[74].columns == (75,)
+    assert words.words[74].positions == (75,)
     assert words.words[75] == Word("a", (77 + 1,))
     assert words.words[76] == Word("cat", (77 + 2,))
     assert (words.start, words.end, words.length) == ((0, 77), (76, 77 + 3), 154)
 
 
-def test_punctuation_is_no_word_but_keeps_its_column(read):
+def test_punctuation_is_no_word_but_keeps_its_position(read):
     words = read("a dog, ... a cat!")
     assert words.texts == ("a", "dog", "a", "cat")
-    assert words.words[0].columns == (1,)
-    assert words.words[1].columns == (2,)
-    assert words.words[2].columns[0] > 4
+    assert words.words[0].positions == (1,)
+    assert words.words[1].positions == (2,)
+    assert words.words[2].positions[0] > 4
 
 
 def test_the_text_of_a_word_has_no_comma_since_commas_part_words_in_a_list(read):
@@ -120,12 +120,12 @@ def test_emoji_are_words_and_move_the_next_one(read, text):
     words = read(f"{text} dog")
     assert len(words.words) >= 2
     assert words.texts[-1] == "dog"
-    columns = [column for word in words.words for column in word.columns]
-    assert columns == sorted(set(columns))
-    assert words.words[-1].columns[0] > 1
+    positions = [position for word in words.words for position in word.positions]
+    assert positions == sorted(set(positions))
+    assert words.words[-1].positions[0] > 1
 
 
-def test_a_cut_off_prompt_has_no_end_column(tokenizer):
+def test_a_cut_off_prompt_has_no_end_token(tokenizer):
     ids = [START, *tokenizer("a dog").input_ids[1:-1]]
     words = prompt_words([ids], tokenizer)
     assert (words.texts, words.end) == (("a", "dog"), ())
@@ -138,7 +138,7 @@ def test_no_chunks_and_uneven_chunks_are_refused(chunks, tokenizer):
         prompt_words(chunks, tokenizer)
 
 
-def test_the_matrix_takes_the_mean_of_a_words_columns():
+def test_the_matrix_takes_the_mean_of_a_words_tokens():
     words = PromptWords((Word("dog", (1,)), Word("butterfly", (2, 4))), (0,), (5,), 6)
     probabilities = torch.tensor([[0.5, 0.1, 0.02, 0.3, 0.06, 0.02]])
     torch.testing.assert_close(probabilities @ words.matrix(6), torch.tensor([[0.5, 0.02, 0.1, 0.04]]))
@@ -155,13 +155,128 @@ def test_a_repeated_context_is_folded_back_to_the_same_maps():
 @pytest.mark.parametrize("length", [76, 78, 100, 153])
 def test_a_context_of_another_prompt_is_refused(length):
     words = PromptWords((Word("dog", (1,)),), (0,), (2,), 77)
-    with pytest.raises(ValueError, match=f"has {length} columns, but its words were counted for 77"):
+    with pytest.raises(ValueError, match=f"has {length} token positions, but its words were counted for 77"):
         words.matrix(length)
 
 
+@pytest.mark.parametrize("positions", [(77,), ()])
+def test_words_must_lie_inside_their_context(positions):
+    with pytest.raises(ValueError, match="token position"):
+        PromptWords((Word("dog", positions),), (0,), (2,), 77)
+
+
+# ---- encoders without a start token, and templates ----
+
+
+class Vocabulary:
+    """Pieces and their ids: those that the tests' prompts are made of, and the one that tells the family."""
+
+    def __init__(self, *pieces):
+        self.pieces = dict(enumerate(["<pad>", "</s>", *pieces]))
+        self.ids = {piece: number for number, piece in self.pieces.items()}
+        self.spelling = find_spelling(self.ids)
+
+    def read(self, tokens, empty, length=None):
+        ids, none = ([(self.ids[piece], 1.0) if isinstance(piece, str) else piece for piece in part]
+                     for part in (tokens, empty))  # fmt: skip
+        return find_framed_words(ids, none, self.pieces, self.spelling, 0, length or len(ids))
+
+
+def found(words):
+    return [(word.text, word.positions) for word in words.words]
+
+
+SENTENCE_PIECE = ("▁the", "▁", "▁a", "a", "▁dog", "▁cat", "▁butter", "fly", "'", "s", ",", ".", "(", ")", "<0xE7>",
+                  "<0x8C>", "<0xAB>")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("words", "start"), [((Word("dog", (77,)),), (0,)), ((Word("dog", ()),), (0,)), ((Word("dog", (1,)),), ())]
+    ("tokens", "expected"),
+    [
+        (["▁the", "▁dog", "</s>"], [("the", (0,)), ("dog", (1,))]),
+        (["▁the", "▁butter", "fly", ".", "</s>"], [("the", (0,)), ("butterfly", (1, 2))]),
+        (["▁", "a", "▁dog", "'", "s", "</s>"], [("a", (1,)), ("dog's", (2, 3, 4))]),
+        (["▁dog", ",", "▁", "(", "a", ")", ",", "▁cat", "</s>"], [("dog", (0,)), ("a", (4,)), ("cat", (7,))]),
+        (["▁", "<0xE7>", "<0x8C>", "<0xAB>", "▁dog", "</s>"], [("猫", (1, 2, 3)), ("dog", (4,))]),
+        (["▁dog", "</s>", "<pad>", "<pad>"], [("dog", (0,))]),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value[0], str) else "",
 )
-def test_words_must_lie_inside_their_context(words, start):
-    with pytest.raises(ValueError, match="column"):
-        PromptWords(words, start, (2,), 77)
+def test_words_of_t5_begin_at_blanks(tokens, expected):
+    words = Vocabulary(*SENTENCE_PIECE).read(tokens, ["</s>", "<pad>"])
+    assert found(words) == expected
+    assert (words.start, words.end, words.length) == ((), (tokens.index("</s>"),), len(tokens))
+
+
+TEMPLATE = ["<|im_start|>", "user", "Ċ"]
+BEHIND = ["<|im_end|>", "Ċ", "<|im_start|>", "assistant", "Ċ"]
+BYTE_LEVEL = ("Ġthe", "Ġa", "a", "Ġdog", "dog", "Ġm", "Ã¤", "use", ",", "ä¸Ģ", "åıª", "çĮ«", "ç", "Į«", "user", "Ċ",
+              "assistant", "<|im_start|>", "<|im_end|>", '"a', '"')  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (["a", "Ġdog"], [("a", (3,)), ("dog", (4,))]),
+        (["Ġm", "Ã¤", "use", ",", "dog"], [("mäuse", (3, 4, 5)), ("dog", (7,))]),
+        (["ä¸Ģ", "åıª", "ç", "Į«", "Ġdog"], [("一", (3,)), ("只", (4,)), ("猫", (5, 6)), ("dog", (7,))]),
+        (['"a', "Ġdog", '"'], [("a", (3,)), ("dog", (4,))]),
+        (["assistant"], [("assistant", (3,))]),
+        (["user", "Ċ", "user"], [("user", (3,)), ("user", (5,))]),
+        ([], []),
+    ],
+    ids=lambda value: "".join(each for each in value if isinstance(each, str)),
+)
+def test_a_template_is_what_the_empty_prompt_has_too(prompt, expected):
+    words = Vocabulary(*BYTE_LEVEL).read(TEMPLATE + prompt + BEHIND, TEMPLATE + BEHIND)
+    assert found(words) == expected
+    if prompt:
+        assert words.end == (3 + len(prompt),)
+
+
+@pytest.mark.parametrize(("left", "right"), [(3, 0), (0, 4)])
+def test_a_template_may_be_filled_up_at_either_end(left, right):
+    empty = ["<pad>"] * (left + 1) + TEMPLATE + BEHIND + ["<pad>"] * (right + 2)
+    tokens = ["<pad>"] * left + [*TEMPLATE, "a", "Ġdog", *BEHIND] + ["<pad>"] * right
+    words = Vocabulary(*BYTE_LEVEL).read(tokens, empty)
+    assert found(words) == [("a", (left + 3,)), ("dog", (left + 4,))]
+
+
+def test_the_beginning_of_a_template_may_be_cut_off():
+    tokens = [*TEMPLATE, "a", "Ġdog", *BEHIND]
+    words = Vocabulary(*BYTE_LEVEL).read(tokens, TEMPLATE + BEHIND, length=len(tokens) - 3)
+    assert found(words) == [("a", (0,)), ("dog", (1,))]
+    assert (words.end, words.length) == ((2,), 7)
+
+
+def test_an_embedding_in_a_frame_is_one_word():
+    vectors = [(torch.randn(4), 1.0, 2), (torch.randn(4), 1.0, 2)]
+    words = Vocabulary(*SENTENCE_PIECE).read(["▁the", *vectors, "▁dog", "</s>"], ["</s>"])
+    assert found(words) == [("the", (0,)), ("embedding", (1, 2)), ("dog", (3,))]
+
+
+def test_templates_are_counted_from_the_end_of_a_longer_context():
+    tokens = [*TEMPLATE, "a", "Ġdog", *BEHIND]
+    words = Vocabulary(*BYTE_LEVEL).read(tokens, TEMPLATE + BEHIND)
+    assert torch.equal(words.matrix(25)[15:], words.matrix(10))
+    assert not words.matrix(25)[:15].any()
+    with pytest.raises(ValueError, match="has 9 token positions"):
+        words.matrix(9)
+
+
+def test_without_a_start_token_its_map_is_zero():
+    words = Vocabulary(*SENTENCE_PIECE).read(["▁the", "▁dog", "</s>"], ["</s>"])
+    assert not words.matrix(3)[:, 0].any()
+
+
+def test_a_word_of_two_encoders_has_tokens_in_both_parts():
+    clip = PromptWords((Word("a", (1,)), Word("butterfly", (2, 3)), Word("!!", (4,))), (0,), (5,), 8)
+    t5 = PromptWords((Word("A", (0,)), Word("big", (1,)), Word("Butterfly", (2, 3))), (), (4,), 6)
+    words = join_words([clip, t5])
+    assert found(words) == [("a", (1, 8)), ("big", (9,)), ("butterfly", (2, 3, 10, 11)), ("!!", (4,))]
+    assert (words.start, words.end, words.length) == ((0,), (5, 12), 14)
+    assert join_words([clip]) == clip
+
+
+def test_a_vocabulary_of_no_known_family_is_told():
+    assert find_spelling({"[CLS]", "the", "##s"}) is None

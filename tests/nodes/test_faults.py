@@ -193,7 +193,7 @@ def test_an_error_in_another_packs_function_after_guidance_leaves_nothing_behind
 
 
 def test_an_error_of_ours_in_the_middle_of_a_step_leaves_nothing_behind(host: Any, sampler: Way, unharmed: Any) -> None:
-    """Another pack shortens the context in the second step: our words no longer fit its columns."""
+    """Another pack shortens the context in the second step: our words no longer fit its token positions."""
     failing: list[int] = []
 
     def shorten(n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,7 +206,7 @@ def test_an_error_of_ours_in_the_middle_of_a_step_leaves_nothing_behind(host: An
     model.set_model_attn2_patch(shorten)
     with unharmed(sampler, model):
         failing.append(0)
-        assert "50 columns, but its words were counted for 77" in error_of(sampler, model, ValueError)
+        assert "50 token positions, but its words were counted for 77" in error_of(sampler, model, ValueError)
         failing.clear()
 
 

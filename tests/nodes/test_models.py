@@ -123,12 +123,12 @@ def test_sdxl_at_1024_pixels_reads_its_32_by_32_cells(host, family, make_latent)
 
 
 def test_sdxl_knows_its_words_by_both_encoders(host, text_encoder):
-    """The words stand in the same columns of both; the context is as wide as the two together."""
+    """The words stand at the same positions in both; the context is as wide as the two together."""
     context, options = host.run("InstDiffEncodeEditPrompt", clip=text_encoder("sdxl"), text="a frog, on (grass:1.2)")[0]
     assert context.shape == (1, 77, 96)
     assert options["pooled_output"].shape == (1, 64)
     words = options["instdiff_prompt"].words
-    assert [(word.text, word.columns) for word in words.words] == [
+    assert [(word.text, word.positions) for word in words.words] == [
         ("a", (1,)), ("frog", (2,)), ("on", (4,)), ("grass", (5,)),
     ]  # fmt: skip
     assert words == host.prompt("a frog, on (grass:1.2)")[0][1]["instdiff_prompt"].words

@@ -30,7 +30,7 @@ def test_words_of_every_chunk_are_read(host, latent):
     attention = edited(host, latent, positive=positive)
     words = attention.words
     assert words.texts[-1] == "cat"
-    assert words.words[-1].columns[0] > 77
+    assert words.words[-1].positions[0] > 77
     maps = attention.maps[:, 0, 2:].float()
     assert (maps.amax((0, 2, 3)) > 0).all()
     found = [
@@ -51,7 +51,7 @@ def test_words_of_every_chunk_are_read(host, latent):
     ],
 )
 def test_a_negative_prompt_of_any_length_leaves_the_words_where_they_are(host, latent, positive, negative, columns):
-    """The host repeats both to their least common length, up to 462 columns here: the repeats are folded."""
+    """The host repeats both to their least common length, up to 462 token positions here: the repeats are folded."""
     inputs = {"positive": host.prompt(positive), "negative": host.other_prompt(negative)}
     assert (inputs["positive"][0][0].shape[1], inputs["negative"][0][0].shape[1]) == columns
     attention = edited(host, latent, **inputs)
@@ -62,7 +62,7 @@ def test_a_negative_prompt_of_any_length_leaves_the_words_where_they_are(host, l
 
 @pytest.mark.parametrize(("negative", "columns"), [(LONG, 154), (LONGER, 231)])
 def test_the_host_does_repeat_the_shorter_context(host, latent, negative, columns):
-    """What the test above is about: the layers see more columns than the prompt has."""
+    """What the test above is about: the layers see more token positions than the prompt has."""
     seen = set()
 
     def watching(q, k, v, options):
@@ -95,7 +95,7 @@ def test_an_embedding_is_sampled_and_can_make_the_mask(host, latent, clip_with_e
     positive = host.run("InstDiffEncodeEditPrompt", clip=clip_with_embeddings, text=text)
     attention = edited(host, latent, positive=positive)
     assert attention.words.texts == ("a", "embedding", "on", "grass")
-    assert attention.words.words[1].columns == (2, 3, 4)
+    assert attention.words.words[1].positions == (2, 3, 4)
     mask, _, report = host.run("InstDiffRefineMask", attention=attention, settings=host.settings(words="embedding"))
     assert "index word 'embedding'" in report
     assert 0 < mask.mean() < 1
@@ -117,10 +117,10 @@ def test_weights_change_the_picture_and_not_the_words(host, latent, text):
 
 @pytest.mark.parametrize("node", ["edit", "capture"])
 def test_a_concatenated_prompt_of_whole_chunks_is_refused(host, latent, node):
-    """154 columns are not the 77 of the edit prompt twice: that would read the other prompt's words as its own."""
+    """Its 154 token positions are not the 77 twice: that would read the other prompt's words as its own."""
     positive = host.nodes.ConditioningConcat().concat(host.prompt("a frog"), host.other_prompt("on the grass"))[0]
     assert positive[0][0].shape[1] == 154
-    with pytest.raises(ValueError, match=r"154 columns.*counted for 77.*do not concatenate"):
+    with pytest.raises(ValueError, match=r"154 token positions.*counted for 77.*do not concatenate"):
         getattr(host, node)(latent, positive=positive)
 
 
@@ -145,5 +145,5 @@ def test_words_of_another_encoders_conditioning(host, latent):
     assert torch.equal(samples, expected)
     assert torch.equal(mask, expected_mask)
     assert attention.words.texts == ("a", "frog")
-    with pytest.raises(ValueError, match="154 columns, but its words were counted for 77"):
+    with pytest.raises(ValueError, match="154 token positions, but its words were counted for 77"):
         host.edit(latent, positive=host.other_prompt(LONG), **named)

@@ -9,19 +9,19 @@ PROMPT = "instdiff_prompt"
 
 @pytest.fixture
 def words(host):
-    """The words and their columns: ``words(prompt)`` gives ``[(text, columns), ...]``."""
+    """The words and their token positions: ``words(prompt)`` gives ``[(text, positions), ...]``."""
     return lambda text: pairs(host.prompt(text))
 
 
 def pairs(conditioning):
-    return [(word.text, word.columns) for word in conditioning[0][1][PROMPT].words.words]
+    return [(word.text, word.positions) for word in conditioning[0][1][PROMPT].words.words]
 
 
-def test_words_have_the_columns_of_their_tokens(words):
+def test_words_have_the_positions_of_their_tokens(words):
     assert words("a dog, on the grass") == [("a", (1,)), ("dog", (2,)), ("on", (4,)), ("the", (5,)), ("grass", (6,))]
 
 
-def test_weights_do_not_move_columns(words):
+def test_weights_do_not_move_words(words):
     assert words("a (dog:1.3) on ((the)) grass") == words("a dog on the grass")
 
 
@@ -35,7 +35,7 @@ def test_sub_words_make_one_word(words):
 def test_a_long_prompt_continues_in_the_next_chunk(host):
     conditioning = host.prompt(" ".join(["dog"] * 100))
     found = conditioning[0][1][PROMPT].words
-    assert [word.columns[0] for word in found.words] == [*range(1, 76), *range(78, 103)]
+    assert [word.positions[0] for word in found.words] == [*range(1, 76), *range(78, 103)]
     assert found.start == (0, 77)
     assert found.length == conditioning[0][0].shape[1] == 154
 
