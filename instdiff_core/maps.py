@@ -78,26 +78,42 @@ def measure_separation(soft: Tensor, binary: Tensor) -> Tensor:
 
 
 def follow_edges(maps: Tensor, image: Tensor, radius: int) -> Tensor:
-    """Maps ``[B, h, w]`` in 0..1 at the size of the guide ``[B, C, H, W]``, with its edges.
+    """Maps ``[B, h, w]`` in 0..1 at the size of an image ``[B, C, H, W]``, with its edges: see `EdgeFilter`."""
+    return EdgeFilter(image, (maps.shape[-2], maps.shape[-1]), radius).follow(maps)
 
-    The fast guided filter (He and Sun 2015): in windows of `radius` pixels of the map, the map is
-    fitted by a linear function of the guide's channels there, and the functions are applied to the
-    whole guide. Our own, since the libraries' solves wait for the device.
+
+class EdgeFilter:
+    """The fast guided filter (He and Sun 2015), which brings maps to the size of an image, with its edges.
+
+    In windows of `radius` pixels of a map of `size` ``(h, w)``, the map is fitted by a linear
+    function of the channels of the `image` ``[B, C, H, W]`` there, and the functions are applied to
+    the whole image. Our own, since the libraries' solves wait for the device. What depends on the
+    image alone is computed once, for all the maps that follow it.
     """
-    channels, size = image.shape[1], (image.shape[-2], image.shape[-1])
-    image = image.float()
-    image = (image - image.mean((-3, -2, -1), keepdim=True)) / image.std((-3, -2, -1), keepdim=True).clamp(min=TINY)
-    small, plain = functional.interpolate(image, maps.shape[-2:], mode="area"), maps[:, None]
-    mean_guide, mean_map = _box(small, radius), _box(plain, radius)
-    covariance = _box(small * plain, radius) - mean_guide * mean_map
-    products, mean_products = ((each[:, :, None] * each[:, None]).flatten(1, 2) for each in (small, mean_guide))
-    variance = rearrange(_box(products, radius) - mean_products, "b (c d) h w -> b h w c d", c=channels)
-    variance = variance + EDGE * torch.eye(channels, device=image.device)
-    slopes = torch.linalg.solve_ex(variance, rearrange(covariance, "b c h w -> b h w c 1"))[0]
-    slope = rearrange(slopes, "b h w c 1 -> b c h w")
-    offset = mean_map - (slope * mean_guide).sum(1, keepdim=True)
-    functions = functional.interpolate(_box(torch.cat([slope, offset], 1), radius), size, mode="bilinear")
-    return ((functions[:, :-1] * image).sum(1) + functions[:, -1]).clamp(0, 1)
+
+    def __init__(self, image: Tensor, size: tuple[int, int], radius: int) -> None:
+        image = image.float()
+        spread = image.std((-3, -2, -1), keepdim=True).clamp(min=TINY)
+        self._image = (image - image.mean((-3, -2, -1), keepdim=True)) / spread
+        self._radius = radius
+        self._small = functional.interpolate(self._image, size, mode="area")
+        self._mean = _box(self._small, radius)
+        channels, pair = image.shape[1], (self._small, self._mean)
+        products, mean_products = ((maps[:, :, None] * maps[:, None]).flatten(1, 2) for maps in pair)
+        variance = rearrange(_box(products, radius) - mean_products, "b (c d) h w -> b h w c d", c=channels)
+        self._variance = variance + EDGE * torch.eye(channels, device=image.device)
+
+    def follow(self, maps: Tensor) -> Tensor:
+        """Maps ``[B, h, w]`` in 0..1 at the image's size ``[B, H, W]``, in 0..1."""
+        plain, size = maps[:, None], (self._image.shape[-2], self._image.shape[-1])
+        mean_map = _box(plain, self._radius)
+        covariance = _box(self._small * plain, self._radius) - self._mean * mean_map
+        slopes = torch.linalg.solve_ex(self._variance, rearrange(covariance, "b c h w -> b h w c 1"))[0]
+        slope = rearrange(slopes, "b h w c 1 -> b c h w")
+        offset = mean_map - (slope * self._mean).sum(1, keepdim=True)
+        functions = _box(torch.cat([slope, offset], 1), self._radius)
+        functions = functional.interpolate(functions, size, mode="bilinear")
+        return ((functions[:, :-1] * self._image).sum(1) + functions[:, -1]).clamp(0, 1)
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:

@@ -9,7 +9,7 @@ and never wait for it; only cleaning a finished mask does.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
@@ -31,6 +31,9 @@ FITS, CONTRADICTS = 0.9, 1.2
 
 PICTURE_RADIUS = 2
 """Latent pixels within which the finished mask follows the edges of the picture."""
+
+FollowEdges = Callable[[Tensor, Tensor, int], Tensor]
+"""`maps.follow_edges`, or the same with what depends on the image alone kept from call to call."""
 
 SETTLED = 0.95
 """The IoU from which on two masks hardly differ."""
@@ -128,12 +131,23 @@ def find_target_words(words: PromptWords, target: tuple[str, ...]) -> list[int]:
     """
     if not words.words:
         raise ValueError("the edit prompt holds no words: say what the picture should show, for example 'a dog'")
-    texts = [text.casefold() for text in words.texts]
-    missing = [name for name in target if name.casefold() not in texts]
-    if missing:
-        raise ValueError(f"{missing[0]!r} is not in the edit prompt: {_those_of(words, missing[0])}")
-    names = {name.casefold() for name in target}
-    return [number for number, text in enumerate(texts) if text in names]
+    numbers = [find_words(words, name) for name in target]
+    if [] in numbers:
+        missing = target[numbers.index([])]
+        raise ValueError(f"{missing!r} is not in the edit prompt: {_those_of(words, missing)}")
+    return sorted({number for same in numbers for number in same})
+
+
+def find_words(words: PromptWords, name: str) -> list[int]:
+    """The numbers of the words that are `name`, case ignored; empty where the prompt has no such word."""
+    return [number for number, text in enumerate(words.texts) if text.casefold() == name.casefold()]
+
+
+def find_nearest_word(words: PromptWords, name: str) -> str | None:
+    """The word that is most like `name`, case ignored; None where none is near."""
+    folded = {text.casefold(): text for text in reversed(words.texts)}
+    near = difflib.get_close_matches(name.casefold(), folded, 1)
+    return folded[near[0]] if near else None
 
 
 def _those_of(words: PromptWords, name: str) -> str:
@@ -142,28 +156,33 @@ def _those_of(words: PromptWords, name: str) -> str:
     told = f"its words are {', '.join(known[:MAX_LISTED_WORDS])}"
     if len(known) > MAX_LISTED_WORDS:
         told += f" and {len(known) - MAX_LISTED_WORDS} more"
-    folded = {text.casefold(): text for text in reversed(known)}
-    near = difflib.get_close_matches(name.casefold(), folded, 1)
-    return f"{told}; the nearest is {folded[near[0]]!r}" if near else told
+    near = find_nearest_word(words, name)
+    return f"{told}; the nearest is {near!r}" if near else told
 
 
-def refine(evidence: Evidence, words: PromptWords, settings: MaskSettings) -> InstantMask:
+def refine(
+    evidence: Evidence, words: PromptWords, settings: MaskSettings, follow: FollowEdges = follow_edges
+) -> InstantMask:
     """Make the instant mask from the evidence so far, in latent pixels.
 
     Maps that are constant, zero or NaN say nothing and count as zero. The result may be empty: it
     is for the caller to say so. Raises ``ValueError`` as `find_target_words` does.
     """
-    return _apply_noise_mask(evidence.noise_mask, _ignore_noise_mask(evidence, words, settings))
+    return _apply_noise_mask(evidence.noise_mask, _ignore_noise_mask(evidence, words, settings, follow))
 
 
-def _ignore_noise_mask(evidence: Evidence, words: PromptWords, settings: MaskSettings) -> InstantMask:
+def _ignore_noise_mask(
+    evidence: Evidence, words: PromptWords, settings: MaskSettings, follow: FollowEdges = follow_edges
+) -> InstantMask:
     """The mask as if there were no noise mask."""
     chosen = find_target_words(words, settings.target)
     batch = len(evidence.maps)
     if settings.share:
         evidence = evidence.shared()
-    method = _by_change if settings.method == "change" else _by_attention
-    soft, roles, fits = method(evidence, chosen, settings)
+    if settings.method == "change":
+        soft, roles, fits = _by_change(evidence, chosen, settings, follow)
+    else:
+        soft, roles, fits = _by_attention(evidence, chosen, settings)
     binary = soft >= settings.threshold
     mask = InstantMask(soft, binary, roles, measure_separation(soft, binary), fits)
     return mask if len(soft) == batch else _expanded(mask, batch)
@@ -189,7 +208,7 @@ def refine_record(
 
 def resize_mask(
     mask: InstantMask, size: tuple[int, int], settings: MaskSettings, picture: Tensor | None = None,
-    noise_mask: Tensor | None = None,
+    noise_mask: Tensor | None = None, follow: FollowEdges = follow_edges,
 ) -> InstantMask:  # fmt: skip
     """The mask brought to another size ``(H, W)``: the soft mask resized, cut at the threshold again, and cleaned.
 
@@ -200,14 +219,17 @@ def resize_mask(
         if picture is None:
             soft = resize(mask.soft, size)
         else:
-            soft = follow_edges(mask.soft, picture.to(mask.soft).expand(len(mask.soft), -1, -1, -1), PICTURE_RADIUS)
+            soft = follow(mask.soft, picture.to(mask.soft).expand(len(mask.soft), -1, -1, -1), PICTURE_RADIUS)
         soft = centre_threshold(soft)
     else:
         soft = resize(mask.soft, size)
-    if noise_mask is not None:
-        noise_mask = functional.interpolate(noise_mask[:, None].float(), size)[:, 0] > 0
     binary = clean_masks(soft >= settings.threshold, settings.min_area)
-    return _apply_noise_mask(noise_mask, replace(mask, soft=soft, binary=binary))
+    return _apply_noise_mask(resize_noise_mask(noise_mask, size), replace(mask, soft=soft, binary=binary))
+
+
+def resize_noise_mask(noise_mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+    """A noise mask ``[B, h, w]`` bool at another size ``(H, W)``; None: there is none."""
+    return noise_mask if noise_mask is None else functional.interpolate(noise_mask[:, None].float(), size)[:, 0] > 0
 
 
 @dataclass(frozen=True)
@@ -248,7 +270,7 @@ Found = tuple[Tensor, WordRoles, Tensor]
 """The soft mask in latent pixels, the words' roles, and `InstantMask.fits`."""
 
 
-def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings) -> Found:
+def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, follow: FollowEdges) -> Found:
     """Where the prompt would change the picture and contradicts it; where it contradicts nothing, all the rest."""
     change, error, without = (evidence.propagated[:, channel] for channel in (CHANGE, ERROR, ERROR_WITHOUT))
     words = rescale_to_unit(evidence.propagated[:, FIRST_PROPAGATED:])
@@ -267,7 +289,7 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings) ->
         )
     size = evidence.image_latent.shape[-2], evidence.image_latent.shape[-1]
     radius = 2 * max(1, round(size[0] / place.shape[-2]))
-    soft = follow_edges(resize(place, size), evidence.image_latent, radius)
+    soft = follow(resize(place, size), evidence.image_latent, radius)
     return centre_threshold(rescale_to_unit(blur(soft, settings.blur))), roles, fits
 
 

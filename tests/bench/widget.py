@@ -18,7 +18,8 @@ from instdiff_core.export import export_record
 from instdiff_core.refine import PRESETS
 
 from ..browser import chromium, served
-from ..web.core import WEB, Core, make_pictures, make_record
+from ..records import make_pictures, make_record
+from ..web.core import WEB, Core
 
 STEPS = 20
 TIME = """async ([kind, moves]) => {

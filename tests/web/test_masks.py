@@ -22,7 +22,8 @@ from instdiff_core.export import export_record
 from instdiff_core.mini.scenes import compose
 from instdiff_core.pipeline import edit, load_mini
 from instdiff_core.refine import PRESETS, MaskSettings, refine_record
-from tests.web.core import Core, make_pictures, make_record
+from tests.records import make_pictures, make_record
+from tests.web.core import Core
 
 APART = 0.002
 ROUNDING = 1e-4

@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from instdiff_core.export import export_record
 from instdiff_core.refine import PRESETS
-from tests.web.core import make_pictures, make_record
+from tests.records import make_pictures, make_record
 
 RECORD = make_record(("a", "frog"), batch=2)
 SETTINGS = replace(PRESETS["default"], target=("frog",), share=True)

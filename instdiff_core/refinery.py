@@ -1,0 +1,90 @@
+"""The masks of one record, made again whenever something moves: for the mask editor, which must not wait."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import replace
+
+from torch import Tensor
+
+from .evidence import FIRST_PROPAGATED, AttentionRecord, Evidence
+from .maps import EdgeFilter, rescale_to_unit
+from .refine import InstantMask, MaskSettings, refine, resize_mask, resize_noise_mask
+
+
+class Refinery:
+    """Makes masks of a record, as `refine.refine_record` does with these settings and pictures.
+
+    `pictures` uint8 ``[1 or batch, H, W, 3]`` are at the record's image size; None: there are none.
+    Masks of a batch may differ from `refine_record`'s by what rounding does when it is computed as a whole.
+    What does not depend on what moved is kept from the last time, so an instance belongs to one thread.
+    """
+
+    def __init__(self, record: AttentionRecord, settings: MaskSettings, pictures: Tensor | None = None) -> None:
+        self.record, self.settings = record, settings
+        self._pictures = pictures
+        self._follow = _KeptFilters()
+        self._evidence: tuple[int, Evidence] | None = None
+        self._picture: tuple[int, Tensor] | None = None
+
+    def refine(self, target: tuple[str, ...], steps: int, number: int) -> InstantMask:
+        """The mask of picture `number` of the batch, from the first `steps`, as a batch of one.
+
+        `target` takes the place of the settings' where it is not empty. Neither mask ends at the
+        noise mask (`noise_mask`), and the binary one is not cleaned: that is left to who cuts the
+        soft one again. Raises ``ValueError`` for a word that is not in the edit prompt.
+        """
+        settings = replace(self.settings, target=target or self.settings.target, share=False, min_area=0.0)
+        mask = refine(self._evidence_of(steps, number), self.record.words, settings, self._follow)
+        return resize_mask(mask, self.record.image_size, settings, self._picture_of(number), follow=self._follow)
+
+    def word_maps(self, steps: int, number: int) -> Tensor:
+        """Where each word acts on that picture ``[words, h, w]``, each from 0 to 1, on the grid of the evidence."""
+        return rescale_to_unit(self._evidence_of(steps, number).propagated[0, FIRST_PROPAGATED:])
+
+    def noise_mask(self, number: int) -> Tensor | None:
+        """Where the latent's own noise mask lets that picture be edited ``[H, W]`` bool; None: everywhere."""
+        noise_mask = self.record.noise_mask
+        if noise_mask is None:
+            return None
+        at_image_size = resize_noise_mask(noise_mask[number : number + 1], self.record.image_size)
+        assert at_image_size is not None
+        return at_image_size[0]
+
+    def _evidence_of(self, steps: int, number: int) -> Evidence:
+        """The evidence of one picture, or of all that share a mask; without a noise mask."""
+        if self._evidence is None or self._evidence[0] != steps:
+            self._evidence = steps, self.record.evidence(steps)
+        evidence = self._evidence[1]
+        if self.settings.share:
+            return evidence.shared()
+        one = slice(number, number + 1)
+        return Evidence(evidence.first[one], evidence.maps[one], evidence.propagated[one], evidence.image_latent[one])
+
+    def _picture_of(self, number: int) -> Tensor | None:
+        """The picture whose edges a mask follows, ``[1, 3, H, W]`` float32 in 0..1."""
+        if self._pictures is None:
+            return None
+        number = min(number, len(self._pictures) - 1)
+        if self._picture is None or self._picture[0] != number:
+            self._picture = number, (self._pictures[number : number + 1] / 255).movedim(-1, 1)
+        return self._picture[1]
+
+
+class _KeptFilters:
+    """`maps.follow_edges`, with the filters of the last two images: a latent and a picture."""
+
+    def __init__(self) -> None:
+        self._filters: OrderedDict[Hashable, tuple[Tensor, EdgeFilter]] = OrderedDict()
+
+    def __call__(self, maps: Tensor, image: Tensor, radius: int) -> Tensor:
+        size = maps.shape[-2], maps.shape[-1]
+        key = image.data_ptr(), image.shape, size, radius
+        if key not in self._filters:
+            # the image is kept too: as long as it is there, no other one has its place in memory
+            self._filters[key] = image, EdgeFilter(image, size, radius)
+        self._filters.move_to_end(key)
+        while len(self._filters) > 2:
+            self._filters.popitem(last=False)
+        return self._filters[key][1].follow(maps)
