@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional
 
 GRID = 16
 """Cells across the grid that is read: the paper's 16x16, a quarter of the latent of a 512 px picture."""
-
-
-LARGEST_MATRIX = 2**22
-"""Probabilities of a picture that are in memory at once: of some heads only, where a layer has more."""
 
 
 def downscale_to_read(latent_size: tuple[int, int], downscales: Iterable[int]) -> int:
@@ -30,29 +28,36 @@ def downscale_to_read(latent_size: tuple[int, int], downscales: Iterable[int]) -
     return min(sizes, key=sizes.__getitem__)
 
 
-def word_maps(q: Tensor, k: Tensor, heads: int, matrix: Tensor, grid: tuple[int, int]) -> Tensor:
+def split_heads(projected: Tensor, heads: int) -> Tensor:
+    """Queries or keys ``[B, N, heads*d]`` as an attention layer projects them, as ``[B, heads, N, d]``."""
+    return rearrange(projected, "b n (heads d) -> b heads n d", heads=heads)
+
+
+def attend(q: Tensor, k: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What attention with these queries and keys makes of `values`, as a mean over the heads.
+
+    `q` ``[B, heads, N, d]`` and `k` ``[B, heads, L, d]`` of any float type, in which the attention is
+    computed; `values` ``[L, M]`` or ``[B, L, M]``; `mask` as scaled_dot_product_attention takes it.
+    Returns ``[B, N, M]`` float32: the softmax's probabilities times the values. It is the library's
+    fused attention, with the values in the place of a layer's own, as many at once as a head is
+    wide: the probabilities, which may be gigabytes, never exist.
+    """
+    batch, heads, length, width = k.shape
+    results = []
+    for part in torch.split(values.to(q), width, -1):
+        padded = functional.pad(part, (0, width - part.shape[-1]))
+        spread = padded.view(-1, 1, length, width).expand(batch, heads, -1, -1)
+        attended = functional.scaled_dot_product_attention(q, k, spread, mask)
+        results.append(attended[..., : part.shape[-1]].float().mean(1))
+    return torch.cat(results, -1)
+
+
+def word_maps(q: Tensor, k: Tensor, matrix: Tensor, grid: tuple[int, int], mask: Tensor | None = None) -> Tensor:
     """Where start, end and every word are attended to, as a mean over the heads.
 
-    `q` ``[B, h*w, heads*d]`` and `k` ``[B, L, heads*d]`` as the attention layer projects them, of
-    any float type; `matrix` ``[L, 2 + words]`` from `PromptWords.matrix`; `grid` is ``(h, w)``.
-    Returns ``[B, 2 + words, h, w]`` float32, probabilities (docs/method.md, 2).
+    `q` ``[B, heads, h*w, d]``, `k` ``[B, heads, L, d]`` and `mask` as for `attend`; `matrix`
+    ``[L, 2 + words]`` from `PromptWords.matrix`, with rows of zeros for keys that are no tokens of the
+    prompt; `grid` is ``(h, w)``. Returns ``[B, 2 + words, h, w]`` float32, probabilities
+    (docs/method.md, 2).
     """
-    return rearrange(_probabilities(q, k, heads) @ matrix, "b (h w) m -> b m h w", h=grid[0])
-
-
-def affinity(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """How strongly every cell attends to every other in a self-attention layer, as a mean over the heads.
-
-    `q` and `k` ``[B, N, heads*d]`` as the layer projects them, of any float type. Returns
-    ``[B, N, N]`` float32, rows adding up to 1. It is meant for the grid that is read, whose 256 to
-    1024 cells make a small matrix.
-    """
-    return _probabilities(q, k, heads)
-
-
-def _probabilities(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    # in float32: some models' scores are beyond float16
-    q, k = (rearrange(t, "b n (heads d) -> heads b n d", heads=heads).float() for t in (q, k))
-    groups = math.ceil(heads * q.shape[-2] * k.shape[-2] / LARGEST_MATRIX)
-    parts = zip((q * q.shape[-1] ** -0.5).chunk(groups), k.chunk(groups), strict=True)
-    return sum((queries @ keys.mT).softmax(-1).sum(0) for queries, keys in parts) / heads
+    return rearrange(attend(q, k, matrix, mask), "b (h w) m -> b m h w", h=grid[0])

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from .attention import attend
 from .noise import NoiseLevel
 from .tokens import PromptWords
 
@@ -22,6 +23,9 @@ CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED = 0, 1, 2, 3
 
 FULL_NOISE = 2.0
 """From this noise level on steps count alike: they show little of the picture."""
+
+Layer = tuple[Tensor, Tensor]
+"""The queries and keys of an attention layer, ``[B, heads, N, d]`` each."""
 
 LARGEST = 60000.0
 """What float16 holds; only the last, least noisy steps come near it, and they hardly count."""
@@ -152,7 +156,7 @@ class Recorder:
     def __init__(self, grid: tuple[int, int] | None = None, noise_mask: Tensor | None = None) -> None:
         self._grid, self._noise_mask = grid, noise_mask
         self._maps = _Mean()
-        self._affinities: dict[tuple[int, int], _Mean] = {}
+        self._layers: dict[tuple[int, int], list[Layer]] = {}
         self._steps: list[Tensor] = []
         self._propagated: list[Tensor] = []
         self._sigmas: list[Tensor] = []
@@ -174,18 +178,21 @@ class Recorder:
         self._grid = self._grid or (maps.shape[-2], maps.shape[-1])
         self._maps.add(_on_grid(maps, self._grid))
 
-    def add_affinity(self, affinity: Tensor, grid: tuple[int, int]) -> None:
-        """Add the affinity ``[B, h*w, h*w]`` of a self-attention layer, whose `grid` is ``(h, w)``, to the step."""
-        self._affinities.setdefault(grid, _Mean()).add(affinity)
+    def add_self_attention(self, q: Tensor, k: Tensor, grid: tuple[int, int]) -> None:
+        """Add a self-attention layer, whose `grid` is ``(h, w)``, to the step.
+
+        Its queries and keys ``[B, heads, h*w, d]``, of any float type, are kept until the step is closed.
+        """
+        self._layers.setdefault(grid, []).append((q, k))
 
     def close_step(self, level: NoiseLevel, predictions: Predictions) -> bool:
         """End the step that was denoised from `level`; false when no layer saw the edit prompt in it."""
-        maps, affinities = self._maps.value, self._affinities
+        maps, layers = self._maps.value, self._layers
         self.drop_step()
         if maps is None or self._grid is None:
             return False
         signals = functional.adaptive_avg_pool2d(predictions.signals(level), self._grid)
-        propagated = _propagate(torch.cat([signals, maps[:, FIRST_WORD:]], 1), affinities)
+        propagated = _propagate(torch.cat([signals, maps[:, FIRST_WORD:]], 1), layers)
         propagated = torch.nan_to_num(propagated, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
         weight = _weight(level.ratio)
         if predictions.without_prompt is None and self._compared:
@@ -198,7 +205,7 @@ class Recorder:
 
     def drop_step(self) -> None:
         """Forget the step that is under way."""
-        self._maps, self._affinities = _Mean(), {}
+        self._maps, self._layers = _Mean(), {}
 
     def evidence(self) -> Evidence:
         """The evidence of all closed steps. Raises ``ValueError`` when there is none."""
@@ -271,15 +278,21 @@ def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     return functional.interpolate(maps, grid, mode="bilinear", align_corners=False)
 
 
-def _propagate(propagated: Tensor, affinities: dict[tuple[int, int], _Mean]) -> Tensor:
-    """Extents ``[B, M, h, w]`` carried over self-attention, each layer's on its own grid; as they are without any."""
-    grid = (propagated.shape[-2], propagated.shape[-1])
-    propagated_maps = _Mean()
-    for own, affinity in affinities.items():
-        assert affinity.value is not None
-        cells = functional.adaptive_avg_pool2d(propagated, own).flatten(2) @ affinity.value.mT
-        propagated_maps.add(_on_grid(rearrange(cells, "b m (h w) -> b m h w", h=own[0]), grid))
-    return propagated if propagated_maps.value is None else propagated_maps.value
+def _propagate(maps: Tensor, layers: dict[tuple[int, int], list[Layer]]) -> Tensor:
+    """Maps ``[B, M, h, w]`` propagated by self-attention, each layer's on its own grid; as they are without any.
+
+    In float32: some models' scores are beyond float16, and so are the signals.
+    """
+    grid = (maps.shape[-2], maps.shape[-1])
+    propagated = _Mean()
+    for own, attentions in layers.items():
+        cells = functional.adaptive_avg_pool2d(maps, own).flatten(2).mT
+        of_grid = _Mean()
+        for q, k in attentions:
+            of_grid.add(attend(q.float(), k.float(), cells))
+        assert of_grid.value is not None
+        propagated.add(_on_grid(rearrange(of_grid.value, "b (h w) m -> b m h w", h=own[0]), grid))
+    return maps if propagated.value is None else propagated.value
 
 
 def _weight(sigma: Tensor) -> Tensor:

@@ -44,9 +44,9 @@ class MaskSession:
         """`Recorder.add_words`."""
         self._recorder.add_words(maps)
 
-    def observe_affinity(self, affinity: Tensor, grid: tuple[int, int]) -> None:
-        """`Recorder.add_affinity`."""
-        self._recorder.add_affinity(affinity, grid)
+    def observe_self_attention(self, q: Tensor, k: Tensor, grid: tuple[int, int]) -> None:
+        """`Recorder.add_self_attention`."""
+        self._recorder.add_self_attention(q, k, grid)
 
     def drop_step(self) -> None:
         """Forget what was observed in the step under way."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..attention import affinity, downscale_to_read, word_maps
+from ..attention import downscale_to_read, split_heads, word_maps
 from ..blend import feather_mask, keep_original, paste
 from ..evidence import AttentionRecord, Predictions
 from ..noise import NoiseLevel
@@ -127,11 +127,12 @@ def edit_batch(
     encoded = _now(model.device)
 
     def take(kind: str, q: Tensor, k: Tensor, heads: int) -> None:
+        q, k = (split_heads(each, heads).float() for each in (q, k))
         for session, matrix, part in zip(sessions, matrices, parts, strict=True):
             if kind == "attn2":
-                session.observe_words(word_maps(q[part], k[part], heads, matrix, grid))
+                session.observe_words(word_maps(q[part], k[part], matrix, grid))
             else:
-                session.observe_affinity(affinity(q[part], k[part], heads), grid)
+                session.observe_self_attention(q[part], k[part], grid)
 
     def masks_of(level: NoiseLevel, predictions: Predictions) -> Tensor:
         masks = [session.step(level, predictions.entries(part)) for session, part in zip(sessions, parts, strict=True)]

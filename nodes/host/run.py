@@ -107,11 +107,10 @@ class InstantMaskRun:
             if chunk == self._positive and uuid in uuids:
                 yield slice(number * length, (number + 1) * length)
 
-    def token_matrix(self, k: Tensor) -> Tensor:
-        """`PromptWords.matrix` for the keys ``[B, L, D]`` of a layer."""
-        length = k.shape[1]
+    def token_matrix(self, length: int, device: torch.device) -> Tensor:
+        """`PromptWords.matrix` for a context of this length, made once."""
         if length not in self._matrices:
-            self._matrices[length] = self._prompt.words.matrix(length, k.device)
+            self._matrices[length] = self._prompt.words.matrix(length, device)
         return self._matrices[length]
 
     def _empty_conditioning(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from instdiff_core.attention import affinity, downscale_to_read, word_maps
+from instdiff_core.attention import attend, downscale_to_read, split_heads, word_maps
 from instdiff_core.tokens import PromptWords, Word
 
 WORDS = PromptWords((Word("dog", (1,)), Word("butterfly", (2, 3))), (0,), (4,), 7)
@@ -31,14 +31,15 @@ def random_layer(queries, keys, dtype=torch.float32, seed=0):
     return q, torch.randn(2, keys, 24, generator=generator).to(dtype)
 
 
-# ---- cross-attention ----
+# ---- words ----
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "grid"), [(1, (4, 4)), (3, (2, 5)), (8, (6, 3))])
 def test_word_maps_are_the_mean_softmax_of_the_heads(heads, grid, dtype):
+    """In float32, in which U-Nets are read whatever their type is."""
     q, k = random_layer(grid[0] * grid[1], 7, dtype, heads)
-    maps = word_maps(q, k, heads, WORDS.matrix(7), grid)
+    maps = word_maps(split_heads(q, heads).float(), split_heads(k, heads).float(), WORDS.matrix(7), grid)
     mean = attended(q, k, heads)
     expected = np.stack([mean[..., 0], mean[..., 4], mean[..., 1], mean[..., 2:4].mean(-1)], 1)
     assert maps.dtype == torch.float32
@@ -46,37 +47,49 @@ def test_word_maps_are_the_mean_softmax_of_the_heads(heads, grid, dtype):
 
 
 def test_a_repeated_context_gives_the_same_maps():
-    q, k = torch.randn(1, 12, 8), torch.randn(1, 7, 8)
-    once = word_maps(q, k, 2, WORDS.matrix(7), (3, 4))
-    twice = word_maps(q, k.repeat(1, 2, 1), 2, WORDS.matrix(14), (3, 4))
+    q, k = torch.randn(1, 2, 12, 4), torch.randn(1, 2, 7, 4)
+    once = word_maps(q, k, WORDS.matrix(7), (3, 4))
+    twice = word_maps(q, k.repeat(1, 1, 2, 1), WORDS.matrix(14), (3, 4))
     torch.testing.assert_close(twice, once)
 
 
-# ---- self-attention ----
+# ---- any values ----
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 30])
+def test_there_may_be_more_values_than_a_head_is_wide(count):
+    q, k = random_layer(10, 12)
+    values = torch.randn(12, count)
+    np.testing.assert_allclose(
+        attend(split_heads(q, 3), split_heads(k, 3), values), attended(q, k, 3) @ values.double().numpy(), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("heads", [1, 3, 8])
-def test_affinity_is_the_mean_softmax_of_the_heads(heads):
+def test_each_entry_of_a_batch_may_have_its_own_values(heads):
     q, k = random_layer(10, 10, seed=heads)
-    np.testing.assert_allclose(affinity(q, k, heads).numpy(), attended(q, k, heads), rtol=1e-4, atol=1e-6)
+    values = torch.randn(2, 10, 5)
+    np.testing.assert_allclose(
+        attend(split_heads(q, heads), split_heads(k, heads), values),
+        attended(q, k, heads) @ values.double().numpy(), atol=1e-5,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize(("dtype", "near"), [(torch.float16, 5e-3), (torch.bfloat16, 5e-2)])
-def test_affinity_of_half_precision_layers_is_float32_and_its_rows_add_up_to_one(dtype, near):
+def test_keys_that_a_layer_masks_are_masked():
+    q, k = random_layer(10, 12)
+    values, keep = torch.randn(12, 4), torch.arange(12) < 9
+    alone = attend(split_heads(q, 3), split_heads(k[:, :9], 3), values[:9])
+    masked = attend(split_heads(q, 3), split_heads(k, 3), values, keep.expand(10, 12))
+    torch.testing.assert_close(masked, alone)
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float16, 5e-3), (torch.bfloat16, 1e-2)])
+def test_half_precision_layers_are_attended_in_their_own_type_and_averaged_in_float32(dtype, near):
     q, k = random_layer(10, 10, dtype)
-    found = affinity(q, k, 3)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.sum(-1), torch.ones(2, 10))
-    np.testing.assert_allclose(found.numpy(), attended(q, k, 3), atol=near)
-
-
-def test_layers_with_scores_beyond_float16_have_an_affinity():
-    """Those of SD 2.x: the host computes their scores in float32, since in float16 they are infinite."""
-    q, k = random_layer(10, 10, torch.float16)
-    q, k = q * 100, k * 200
-    assert (q.float() @ k.float().mT).max() / 24**0.5 > torch.finfo(torch.float16).max
-    found = affinity(q, k, 1)
-    torch.testing.assert_close(found.sum(-1), torch.ones(2, 10))
+    values = torch.rand(10, 5)
+    result = attend(split_heads(q, 3), split_heads(k, 3), values)
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result, attended(q, k, 3) @ values.double().numpy(), atol=near)
 
 
 # ---- which layers are read ----

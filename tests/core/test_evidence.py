@@ -48,7 +48,14 @@ def word_maps(batch=1, grid=(4, 6), seed=0):
 
 
 def affinities(cells, batch=1, seed=0):
-    return noise(batch, cells, cells, seed=seed).softmax(-1)
+    return layer(noise(batch, cells, cells, seed=seed).softmax(-1))
+
+
+def layer(affinity):
+    """Queries and keys ``[B, 1, N, N]`` of a self-attention layer whose probabilities are these ``[B, N, N]``."""
+    cells = affinity.shape[-1]
+    queries = affinity.clamp(min=1e-30).log()[:, None] * cells**0.5
+    return queries, torch.eye(cells).expand_as(queries)
 
 
 def recorded(sigmas, batch=1, signals=None, cells=True):
@@ -57,7 +64,7 @@ def recorded(sigmas, batch=1, signals=None, cells=True):
     for number, sigma in enumerate(sigmas):
         recorder.add_words(word_maps(batch, seed=number))
         if cells:
-            recorder.add_affinity(affinities(24, batch, seed=number), (4, 6))
+            recorder.add_self_attention(*affinities(24, batch, seed=number), (4, 6))
         assert recorder.close_step(level(sigma), signals or predictions(batch, seed=number))
     return recorder
 
@@ -128,8 +135,8 @@ def test_maps_are_propagated_along_the_affinity_by_hand():
     # The first cell looks at the second alone, the second at both alike: the mean affinity of the two layers.
     recorder = Recorder()
     recorder.add_words(torch.tensor([0.5, 0.5, 0.2, 0.6, 0.1, 0.3, 0.9, 0.8]).view(1, 4, 1, 2))
-    recorder.add_affinity(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), (1, 2))
-    recorder.add_affinity(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), (1, 2))
+    recorder.add_self_attention(*layer(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])), (1, 2))
+    recorder.add_self_attention(*layer(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])), (1, 2))
     clean = torch.zeros(1, 1, 1, 2)
     made = Predictions(clean + torch.tensor([4.0, 8.0]), clean + torch.tensor([2.0, 6.0]), clean - 4, clean)
     recorder.close_step(level(2.0), made)
@@ -170,7 +177,7 @@ def test_the_guide_is_the_latent_of_the_picture():
 def test_a_step_that_no_layer_saw_is_not_counted():
     recorder = recorded([9.0])
     before = recorder.evidence()
-    recorder.add_affinity(affinities(24, seed=8), (4, 6))
+    recorder.add_self_attention(*affinities(24, seed=8), (4, 6))
     assert not recorder.close_step(level(4.0), predictions(seed=9))
     assert recorder.freeze(WORDS, 8).sigmas == (9.0,)
     assert all(torch.equal(getattr(recorder.evidence(), part), getattr(before, part)) for part in PARTS)
@@ -178,7 +185,7 @@ def test_a_step_that_no_layer_saw_is_not_counted():
 
 def test_self_attention_of_a_step_without_the_prompt_does_not_reach_the_next():
     recorder = Recorder()
-    recorder.add_affinity(affinities(24, seed=8), (4, 6))
+    recorder.add_self_attention(*affinities(24, seed=8), (4, 6))
     recorder.close_step(level(4.0), predictions(seed=9))
     recorder.add_words(word_maps())
     recorder.close_step(level(3.0), still())
@@ -188,7 +195,7 @@ def test_self_attention_of_a_step_without_the_prompt_does_not_reach_the_next():
 def test_a_dropped_step_leaves_no_trace():
     recorder = Recorder()
     recorder.add_words(word_maps(seed=5))
-    recorder.add_affinity(affinities(24, seed=5), (4, 6))
+    recorder.add_self_attention(*affinities(24, seed=5), (4, 6))
     recorder.drop_step()
     recorder.add_words(word_maps())
     recorder.close_step(level(2.0), still())
@@ -234,7 +241,7 @@ def test_the_device_is_never_waited_for():
     latents = torch.empty(4, 2, 4, 32, 32, device="meta")
     for _ in range(2):
         recorder.add_words(torch.empty(2, 4, 8, 8, device="meta"))
-        recorder.add_affinity(torch.empty(2, 64, 64, device="meta"), (8, 8))
+        recorder.add_self_attention(*torch.empty(2, 2, 4, 64, 8, device="meta"), (8, 8))
         assert recorder.close_step(NoiseLevel(*torch.empty(2, device="meta")), Predictions(*latents))
     found = recorder.evidence()
     assert [getattr(found, part).device.type for part in PARTS] == ["meta"] * 4
@@ -251,7 +258,7 @@ def test_the_evidence_of_a_batch_is_that_of_its_pictures():
         for picture, recorder in enumerate([*alone, together]):
             part = slice(picture, picture + 1) if recorder is not together else slice(None)
             recorder.add_words(maps[part])
-            recorder.add_affinity(cells[part], (4, 6))
+            recorder.add_self_attention(*(each[part] for each in cells), (4, 6))
             recorder.close_step(level(sigma), made.entries(part))
     for part in PARTS:
         expected = torch.cat([getattr(recorder.evidence(), part) for recorder in alone])
@@ -288,7 +295,7 @@ def test_what_a_coarser_self_attention_carries_goes_where_it_says():
     maps = torch.zeros(1, 4, 2, 4)
     maps[..., :2] = 1
     recorder.add_words(maps)
-    recorder.add_affinity(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), (1, 2))
+    recorder.add_self_attention(*layer(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])), (1, 2))
     recorder.close_step(level(2.0), still(size=(2, 4)))
     words = recorder.evidence().propagated[:, FIRST_PROPAGATED:]
     assert (words[..., 0] < 0.1).all()
@@ -332,7 +339,7 @@ def test_a_recorder_that_goes_on_with_a_record_says_what_one_that_saw_all_says()
     later.resume(half.freeze(WORDS, 8), torch.device("cpu"))
     assert all(torch.equal(getattr(later.evidence(), part), getattr(half.evidence(), part)) for part in PARTS)
     later.add_words(word_maps(seed=2))
-    later.add_affinity(affinities(24, seed=2), (4, 6))
+    later.add_self_attention(*affinities(24, seed=2), (4, 6))
     later.close_step(level(sigmas[2]), predictions(seed=2))
     assert all(torch.equal(getattr(later.evidence(), part), getattr(whole.evidence(), part)) for part in PARTS)
     assert later.freeze(WORDS, 8).sigmas == whole.freeze(WORDS, 8).sigmas

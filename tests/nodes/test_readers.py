@@ -22,11 +22,10 @@ class TextFirstReader:
 
         def read(attend: Any, q: Any, k: Any, v: Any, heads: int, *args: Any, **kwargs: Any) -> Any:
             for part in run.edit_entries(len(q), self.latent_size, kwargs["transformer_options"]):
-                queries, keys = (each[part].movedim(1, 2).flatten(2) for each in (q, k))
-                text = keys.shape[1] - cells
-                maps = attention.word_maps(
-                    queries[:, text:], keys[:, :text], heads, run.token_matrix(keys[:, :text]), self.grid
-                )
+                queries, keys = q[part], k[part]
+                text = keys.shape[2] - cells
+                matrix = run.token_matrix(text, keys.device)
+                maps = attention.word_maps(queries[:, :, text:], keys[:, :, :text], matrix, self.grid)
                 run.session.observe_words(maps)
             return attend(q, k, v, heads, *args, **kwargs)
 

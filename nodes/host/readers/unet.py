@@ -10,7 +10,7 @@ from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 from torch import Tensor
 
-from ....instdiff_core.attention import affinity, downscale_to_read, word_maps
+from ....instdiff_core.attention import downscale_to_read, split_heads, word_maps
 
 if TYPE_CHECKING:
     from ..run import InstantMaskRun
@@ -35,15 +35,18 @@ class UNetReader:
 
         def read_words(q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
             grid = tuple(extra["activations_shape"][-2:])
-            run.session.observe_words(word_maps(q, k, extra["n_heads"], run.token_matrix(k), grid))
+            # in float32: some models' scores are beyond float16
+            q, k = (split_heads(each, extra["n_heads"]).float() for each in (q, k))
+            run.session.observe_words(word_maps(q, k, run.token_matrix(k.shape[2], k.device), grid))
 
-        def read_affinity(q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
+        def keep_self_attention(q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
             height, width = extra["activations_shape"][-2:]
             # other nodes merge or tile the cells of self-attention: then it is not of this grid
             if q.shape[1] == k.shape[1] == height * width:
-                run.session.observe_affinity(affinity(q, k, extra["n_heads"]), (height, width))
+                q, k = (split_heads(each, extra["n_heads"]) for each in (q, k))
+                run.session.observe_self_attention(q, k, (height, width))
 
-        for kind, read in (("attn2", read_words), ("attn1", read_affinity)):
+        for kind, read in (("attn2", read_words), ("attn1", keep_self_attention)):
             replaced = options["transformer_options"].get("patches_replace", {}).get(kind, {})
             for key in self._keys(kind, replaced):
                 attend = _reading(run, read, replaced.get(key, replaced.get(key[:2])))
