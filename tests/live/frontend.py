@@ -26,6 +26,7 @@ SETTINGS = {
     "Comfy.TutorialCompleted": True,  # else the template browser opens by itself
     "Comfy.Execution.PreviewMethod": "latent2rgb",
     "Comfy.Window.UnloadConfirmation": False,  # the question would keep the page from reloading
+    "Comfy.Pointer.DoubleClickTime": 1000,  # a busy machine takes its time between the two clicks
     "Comfy.Minimap.Visible": False,  # it covers nodes
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Locale": "en",
@@ -53,6 +54,12 @@ HEAR_ENDS = """() => {
     window.ended = new Set()
     for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
         app.api.addEventListener(kind, ({ detail }) => window.ended.add(detail.prompt_id))
+}"""
+RESIZED = """([width, height]) => {
+    const { canvas } = app.canvas, shown = canvas.getBoundingClientRect()
+    const fits = (pixels, length) => Math.abs(pixels - length * devicePixelRatio) < 1
+    return innerWidth === width && innerHeight === height
+        && fits(canvas.width, shown.width) && fits(canvas.height, shown.height)
 }"""
 FRAME = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
@@ -100,6 +107,19 @@ class Frontend:
         self.set("Comfy.Locale", locale)
         self.reload()
 
+    @contextmanager
+    def window(self, width: int, height: int) -> Iterator[None]:
+        """The page in a window of this size, and in its usual one at the end.
+
+        Its canvas takes a new size some time after the window has it, and a workflow that is opened before that is
+        fitted into the old one.
+        """
+        self._resize({"width": width, "height": height})
+        try:
+            yield
+        finally:
+            self._resize(WINDOW)
+
     def load(self, workflow: str | dict[str, Any]) -> None:
         """Open a template, by its name without the number, or any saved workflow."""
         name, saved = "test", workflow
@@ -146,6 +166,11 @@ class Frontend:
     def settle(self) -> None:
         """Wait until what changed is drawn."""
         self.page.evaluate(FRAME)
+
+    def _resize(self, window: ViewportSize) -> None:
+        self.page.set_viewport_size(window)
+        self.page.wait_for_function(RESIZED, arg=[window["width"], window["height"]])
+        self.settle()
 
     def _started(self) -> None:
         self.page.wait_for_function(READY)
