@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .files import read_picture, save_picture
 from .metrics import iou
 from .mini.scenes import compose, with_article
-from .refine import PRESETS
+from .options import PRESETS, SAMPLING, FinishOptions, SamplingOptions
 from .report import describe_mask
 
 SCENES = (("cat", "grass", "frog"), ("tree", "sand", "house"), ("ball", "grass", "flower"), ("flower", "snow", "apple"))
@@ -89,9 +89,8 @@ def edit(options: argparse.Namespace) -> None:
         picture,
         options.prompt,
         settings=settings,
-        strength=options.strength,
-        steps=options.steps,
-        cfg=options.cfg,
+        sampling=SamplingOptions(options.steps, options.cfg, options.strength),
+        finishing=FinishOptions(options.steps, options.cfg),
         seed=options.seed,
     )
     binary = result.mask.binary[0].numpy()
@@ -118,9 +117,11 @@ def _parser() -> Parser:
     command.add_argument("--model", type=Path, help="diffusers folder or .safetensors; default: the embedded model")
     command.add_argument("--preset", choices=sorted(PRESETS), default="default", help="mask settings")
     command.add_argument("--threshold", type=float, help="0 to 1, higher makes the mask smaller; default: the preset's")
-    command.add_argument("--strength", type=float, default=0.5, help="noise to start from, 0 to 1; default: 0.5")
-    command.add_argument("--steps", type=int, default=50, help="of the whole schedule; default: 50")
-    command.add_argument("--cfg", type=float, default=7.5, help="guidance; default: 7.5")
+    command.add_argument(
+        "--strength", type=float, default=SAMPLING.strength, help="noise to start from, 0 to 1; default: %(default)s"
+    )
+    command.add_argument("--steps", type=int, default=SAMPLING.steps, help="sampling steps; default: %(default)s")
+    command.add_argument("--cfg", type=float, default=SAMPLING.cfg, help="scale of the guidance; default: %(default)s")
     command.add_argument("--seed", type=_seed, default=0, help="of the noise; default: 0")
     command.add_argument("--json", action="store_true", help="print words, weights, area and timings as JSON")
     command.set_defaults(run=edit)

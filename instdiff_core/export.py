@@ -8,7 +8,7 @@ from dataclasses import asdict
 from safetensors.torch import save
 
 from .evidence import AttentionRecord
-from .refine import MaskSettings
+from .options import MaskSettings
 
 
 def export_record(record: AttentionRecord, settings: MaskSettings) -> bytes:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .evidence import FIRST_PROPAGATED, Evidence
 from .maps import rescale_to_unit, resize
-from .refine import PRESETS, refine
+from .options import PRESETS
+from .refine import refine
 from .tokens import PromptWords
 
 COLORMAPS = ("viridis", "cividis", "magma", "inferno")

@@ -9,10 +9,8 @@ and never wait for it; only cleaning a finished mask does.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,10 +19,8 @@ from torch.nn import functional
 from .components import clean_masks
 from .evidence import CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED, FIRST_WORD, START, AttentionRecord, Evidence
 from .maps import TINY, blur, centre_threshold, follow_edges, measure_separation, rescale_to_unit, resize
+from .options import MaskSettings
 from .tokens import PromptWords
-
-CENTRED_THRESHOLD = 0.5
-"""Where the method "change" cuts a mask by itself: `maps.centre_threshold` puts its best cut there."""
 
 FITS, CONTRADICTS = 0.9, 1.2
 """Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
@@ -46,51 +42,6 @@ SALIENT = 0.5
 
 MAX_LISTED_WORDS = 12
 """How many words an error lists."""
-
-
-@dataclass(frozen=True)
-class MaskSettings:
-    """How evidence becomes a mask.
-
-    `method`: "attention" or "change", see above. `threshold` (0 to 1): higher makes the mask
-    smaller. For "attention" it is the paper's phi; for "change" 0.5 is where the map itself parts
-    best in two. `target`: words whose place makes the mask; empty lets the method find it. `share`:
-    one mask for the whole batch, from its mean: the paper's noise draws of one picture. `blur`
-    (0 to 16): how often the map is smoothed with a 5x5 Gaussian. `positive` and `negative` (-1 to
-    1, `negative` below `positive`): words whose maps are at least, and at most, this similar to
-    the index word's go with it, and against it: for "attention" they are added to the mask and
-    taken away from it, for "change" they are reported. `min_area` (0 to 1): pieces of the mask at
-    image size that are smaller than this part of its largest piece go, and holes as small are filled.
-
-    Raises ``ValueError`` for a value out of range.
-    """
-
-    method: Literal["attention", "change"] = "attention"
-    threshold: float = 0.2
-    target: tuple[str, ...] = ()
-    share: bool = False
-    blur: int = 2
-    positive: float = 0.9
-    negative: float = 0.6
-    min_area: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be between 0 and 1, not {self.threshold}")
-        if not -1 <= self.negative < self.positive <= 1:
-            raise ValueError(
-                f"negative ({self.negative}) must be below positive ({self.positive}), and both between -1 and 1"
-            )
-        if not 0 <= self.blur <= 16:
-            raise ValueError(f"blur must be between 0 and 16, not {self.blur}")
-        if not 0 <= self.min_area <= 1:
-            raise ValueError(f"min_area must be between 0 and 1, not {self.min_area}")
-
-
-PRESETS: Mapping[str, MaskSettings] = MappingProxyType(
-    {"default": MaskSettings("change", threshold=CENTRED_THRESHOLD, blur=0, min_area=0.02), "paper": MaskSettings()}
-)
-"""`paper` is the published method, `default` the most accurate on our benchmark."""
 
 
 @dataclass(frozen=True)

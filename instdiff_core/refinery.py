@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .evidence import FIRST_PROPAGATED, AttentionRecord, Evidence
 from .maps import EdgeFilter, rescale_to_unit
-from .refine import InstantMask, MaskSettings, refine, resize_mask, resize_noise_mask
+from .options import MaskSettings
+from .refine import InstantMask, refine, resize_mask, resize_noise_mask
 
 
 class Refinery:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .evidence import AttentionRecord
-from .refine import Convergence, InstantMask, MaskSettings
+from .options import MaskSettings
+from .refine import Convergence, InstantMask
 from .tokens import PromptWords
 
 UNSURE = 0.7

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .evidence import AttentionRecord, Evidence, Predictions, Recorder
 from .noise import NoiseLevel
-from .refine import InstantMask, MaskSettings, refine, resize_mask
+from .options import MaskSettings
+from .refine import InstantMask, refine, resize_mask
 from .tokens import PromptWords
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..instdiff_core.refine import PRESETS
+from ..instdiff_core.options import PRESETS, SAMPLING
 from . import host
 from .checks import check_inputs
 from .types import CATEGORY, Attention, read_given_prompt, sampling_inputs, search_aliases, words_inputs
@@ -29,7 +29,9 @@ class CaptureAttention(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="The prompt, from Encode Edit Prompt."),
                 io.Conditioning.Input("negative", tooltip="What to avoid, from any text encoder; may be empty."),
                 io.Latent.Input("latent_image", tooltip="The picture, from VAE Encode."),
-                *sampling_inputs(0.5, "How much noise the picture gets. Around 0.5 words find their objects best."),
+                *sampling_inputs(
+                    SAMPLING, "How much noise the picture gets. Around 0.5 words find their objects best."
+                ),
                 *words_inputs(),
             ],
             outputs=[

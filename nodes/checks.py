@@ -1,6 +1,6 @@
 """Inputs as a node needs them, whatever the workflow holds.
 
-The host checks the range of widgets, but lets through NaN, values that come from other nodes, a plain
+The host checks the range of widgets, but not that of values that come from other nodes, and lets through NaN, a plain
 value where a connection belongs, and connections to inputs that do not exist. Of masks, pictures and
 latents it checks nothing, and other packs' come in several shapes.
 """
@@ -50,9 +50,7 @@ def find_problem(each: Any, value: Any) -> str | None:
         return None if value in each.options else f"must be one of {', '.join(each.options)}, not {value!r:.100}"
     if kind == "STRING":
         return find_text_problem(value)
-    if kind == "FLOAT":
-        return None if math.isfinite(value) else f"must be a number, not {value}"
-    if kind == "INT":
+    if kind in ("FLOAT", "INT"):
         return None if each.min <= value <= each.max else f"must be from {each.min} to {each.max}, not {value!r:.100}"
     if value is None and kind == "CLIP":
         return None  # a checkpoint without CLIP: `host.words_in` says more

@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..instdiff_core.diffedit import NOISE_SAMPLES, RATIO, THRESHOLD, noise_difference_mask
+from ..instdiff_core.diffedit import threshold_difference
+from ..instdiff_core.options import DIFFEDIT, DiffEditOptions
 from . import host
 from .checks import check_inputs
 from .types import CATEGORY, search_aliases
@@ -44,7 +45,7 @@ class DiffEditMask(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "draws",
-                    default=NOISE_SAMPLES,
+                    default=DIFFEDIT.noise_samples,
                     min=1,
                     max=64,
                     tooltip="How many noises are averaged. Higher gives a steadier mask and takes longer: "
@@ -52,7 +53,7 @@ class DiffEditMask(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "denoise",
-                    default=0.5,
+                    default=DIFFEDIT.strength,
                     min=0.01,
                     max=1.0,
                     step=0.01,
@@ -61,7 +62,7 @@ class DiffEditMask(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "ratio",
-                    default=RATIO,
+                    default=DIFFEDIT.ratio,
                     min=0.1,
                     max=100.0,
                     step=0.1,
@@ -70,7 +71,7 @@ class DiffEditMask(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "threshold",
-                    default=THRESHOLD,
+                    default=DIFFEDIT.threshold,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -97,9 +98,8 @@ class DiffEditMask(io.ComfyNode):
         ratio: float,
         threshold: float,
     ) -> io.NodeOutput:
-        difference, size = host.noise_difference(
-            model, source, target, latent_image, seed=seed, noise_samples=draws, denoise=denoise
-        )
-        soft, binary = noise_difference_mask(difference, size, ratio, threshold)
+        options = DiffEditOptions(draws, denoise, ratio, threshold)
+        difference, size = host.measure_difference(model, source, target, latent_image, options, seed)
+        soft, binary = threshold_difference(difference, size, options)
         mask = host.to_intermediate(binary.float())
         return io.NodeOutput(mask, host.to_intermediate(soft), ui=ui.PreviewMask(mask, cls=cls))

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..instdiff_core.blend import feather_mask, paste
+from ..instdiff_core.options import FINISH
 from . import host
 from .checks import check_inputs
 from .types import CATEGORY, sampling_inputs, search_aliases
@@ -36,11 +37,11 @@ class InpaintFinish(io.ComfyNode):
                     "0.5. The soft edge is made by feather.",
                 ),
                 *sampling_inputs(
-                    0.7, "How freely the area is painted: 1 starts from nothing, lower keeps more of the edit."
+                    FINISH, "How freely the area is painted: 1 starts from nothing, lower keeps more of the edit."
                 ),
                 io.Int.Input(
                     "grow",
-                    default=8,
+                    default=FINISH.grow,
                     min=0,
                     max=256,
                     tooltip="Pixels by which the mask is made larger first. Higher leaves more room for new shapes "
@@ -48,7 +49,7 @@ class InpaintFinish(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "feather",
-                    default=8,
+                    default=FINISH.feather,
                     min=0,
                     max=256,
                     tooltip="Width in pixels of the soft edge. It lies in what grow added, so more than grow counts as "

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..instdiff_core.refine import PRESETS
+from ..instdiff_core.options import PRESETS
 from . import host
 from .checks import check_inputs
 from .types import CATEGORY, Attention, Settings, read_given_prompt, search_aliases, words_inputs

@@ -7,7 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..instdiff_core.refine import PRESETS, refine_record, trace_convergence
+from ..instdiff_core.options import PRESETS
+from ..instdiff_core.refine import refine_record, trace_convergence
 from ..instdiff_core.report import describe_mask
 from . import host
 from .checks import check_inputs, find_text_problem

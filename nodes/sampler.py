@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..instdiff_core.refine import PRESETS, refine_record
+from ..instdiff_core.options import PRESETS, SAMPLING
+from ..instdiff_core.refine import refine_record
 from . import host
 from .checks import check_inputs
 from .types import CATEGORY, Attention, Settings, read_given_prompt, sampling_inputs, search_aliases, words_inputs
@@ -30,7 +31,7 @@ class MaskedSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What to avoid, from any text encoder; may be empty."),
                 io.Latent.Input("latent_image", tooltip="The picture to edit, from VAE Encode."),
                 *sampling_inputs(
-                    0.5,
+                    SAMPLING,
                     "Strength of the edit: how much noise the picture gets. "
                     "Higher changes more and keeps less of what is there; around 0.5 works best.",
                 ),

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..instdiff_core.options import FinishOptions, SamplingOptions
 from .host import SAMPLERS, SCHEDULERS, EditPrompt, read_prompt
 
 CATEGORY = "InstDiffEdit"
@@ -38,8 +39,8 @@ def sampled_input() -> Any:
     )
 
 
-def sampling_inputs(denoise: float, denoise_tooltip: str) -> list[Any]:
-    """KSampler's widgets, under its names, with our default for `denoise`."""
+def sampling_inputs(defaults: SamplingOptions | FinishOptions, denoise_tooltip: str) -> list[Any]:
+    """KSampler's widgets, under its names, with these defaults; their strength is its denoise."""
     return [
         io.Int.Input(
             "seed",
@@ -49,10 +50,16 @@ def sampling_inputs(denoise: float, denoise_tooltip: str) -> list[Any]:
             control_after_generate=True,
             tooltip="The noise that the picture is mixed with. Another seed gives another edit.",
         ),
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps. More is slower and finer."),
+        io.Int.Input(
+            "steps",
+            default=defaults.steps,
+            min=1,
+            max=10000,
+            tooltip="Sampling steps. More is slower and finer.",
+        ),
         io.Float.Input(
             "cfg",
-            default=7.5,
+            default=defaults.cfg,
             min=0.0,
             max=100.0,
             step=0.1,
@@ -71,7 +78,7 @@ def sampling_inputs(denoise: float, denoise_tooltip: str) -> list[Any]:
             default="normal",
             tooltip="How the noise is taken away over the steps, as in KSampler.",
         ),
-        io.Float.Input("denoise", default=denoise, min=0.01, max=1.0, step=0.01, tooltip=denoise_tooltip),
+        io.Float.Input("denoise", default=defaults.strength, min=0.01, max=1.0, step=0.01, tooltip=denoise_tooltip),
     ]
 
 

@@ -8,67 +8,57 @@ import torch
 from torch import Tensor
 
 from .. import diffedit
-from .editing import Mask, ddim, noise_like
+from ..options import DIFFEDIT, DiffEditOptions
+from .denoising import make_noise
+from .editing import Mask
 from .model import EditModel, Picture
 
-ROWS = 32
-"""The most rows of one call of the U-Net."""
+LARGEST_BATCH = 32
+"""The most latents of one call of the U-Net."""
 
 
 @torch.no_grad()
-def noise_difference(
+def measure_difference(
     model: EditModel,
     pictures: Sequence[Picture],
     sources: Sequence[str],
     targets: Sequence[str],
     *,
     seeds: Sequence[int],
-    strength: float = 0.5,
-    steps: int = 50,
-    noise_samples: int = diffedit.NOISE_SAMPLES,
+    options: DiffEditOptions = DIFFEDIT,
 ) -> Tensor:
-    """The mean over `noise_samples` of how far apart the two prompts of each picture are, ``[pictures, h, w]`` float32.
+    """How far apart the predictions of the two prompts of each picture are, ``[pictures, h, w]`` float32.
 
-    The pictures are of one size. `strength` (above 0, to 1) is the noise level, out of a schedule
-    of `steps`, as for `edit`. Raises ``ValueError`` for a value out of range.
+    The mean over the noise samples. The pictures are of one size.
     """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength must be above 0 to 1, not {strength}")
-    scheduler = ddim(model, steps)
-    level = scheduler.timesteps[-max(1, round(steps * strength))]
+    scheduler, noise_samples = model.scheduler, options.noise_samples
+    level = torch.tensor(round(options.strength * (scheduler.config.num_train_timesteps - 1)))
     image_latents = model.encode(pictures)
-    noise = torch.cat([noise_like(image_latents[:1].expand(noise_samples, -1, -1, -1), seed) for seed in seeds])
+    noise = make_noise(image_latents, seeds, noise_samples)
     source, target = model.context(sources), model.context(targets)
     differences = []
-    for entries in torch.split(torch.arange(len(noise), device=image_latents.device), ROWS // 2):
-        picture = entries // noise_samples
-        noised = scheduler.add_noise(image_latents[picture], noise[entries], level[None])
+    for samples in torch.split(torch.arange(len(noise), device=image_latents.device), LARGEST_BATCH // 2):
+        picture = samples // noise_samples
+        noised = scheduler.add_noise(image_latents[picture], noise[samples], level[None])
         both = model.predict(noised.repeat(2, 1, 1, 1), level, torch.cat([target[picture], source[picture]]))
         differences.append(diffedit.measure_disagreement(*both.chunk(2)))
     return torch.cat(differences).view(len(pictures), noise_samples, *image_latents.shape[-2:]).mean(1)
 
 
-def noise_difference_mask(
+def find_masks(
     model: EditModel,
     pictures: Sequence[Picture],
     sources: Sequence[str],
     targets: Sequence[str],
     *,
     seeds: Sequence[int],
-    strength: float = 0.5,
-    steps: int = 50,
-    noise_samples: int = diffedit.NOISE_SAMPLES,
-    ratio: float = diffedit.RATIO,
-    threshold: float = diffedit.THRESHOLD,
+    options: DiffEditOptions = DIFFEDIT,
 ) -> list[Mask]:
     """Where each picture would change from its source to its target prompt, at the size of the pictures.
 
-    `noise_difference` says what most arguments are; `ratio` and `threshold` are those of
-    `diffedit.noise_difference_mask`. The same seed gives the same mask.
+    The same seed gives the same mask.
     """
-    difference = noise_difference(
-        model, pictures, sources, targets, seeds=seeds, strength=strength, steps=steps, noise_samples=noise_samples
-    )
+    difference = measure_difference(model, pictures, sources, targets, seeds=seeds, options=options)
     size = pictures[0].shape[0], pictures[0].shape[1]
-    _, binary = diffedit.noise_difference_mask(difference, size, ratio, threshold)
+    _, binary = diffedit.threshold_difference(difference, size, options)
     return list(binary.cpu().numpy())

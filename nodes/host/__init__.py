@@ -1,7 +1,7 @@
 """The one place that touches ComfyUI's internals."""
 
 from .browser import leave_for_browser
-from .difference import noise_difference
+from .difference import measure_difference
 from .pictures import (
     check_channels,
     check_own_mask,
@@ -37,7 +37,7 @@ __all__ = [
     "is_inpainting_model",
     "leave_for_browser",
     "match_image_to_record",
-    "noise_difference",
+    "measure_difference",
     "read_prompt",
     "repeat_to_batch",
     "sample",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...instdiff_core.evidence import AttentionRecord
 from ...instdiff_core.export import export_record
-from ...instdiff_core.refine import MaskSettings
+from ...instdiff_core.options import MaskSettings
 
 
 def leave_for_browser(record: AttentionRecord, settings: MaskSettings, pictures: Tensor | None) -> dict[str, Any]:

@@ -12,45 +12,43 @@ import torch
 from torch import Tensor
 
 from ...instdiff_core.diffedit import measure_disagreement
+from ...instdiff_core.options import DiffEditOptions
 from .pictures import Latent, check_channels, get_samples
 from .text import Conditioning
 
-STEPS, SCHEDULER = 20, "normal"
-"""The schedule in which `denoise` finds its noise level: KSampler's default steps, our samplers' scheduler."""
 
-
-def noise_difference(
-    model: Any,
-    source: Conditioning,
-    target: Conditioning,
-    latent: Latent,
-    *,
-    seed: int,
-    noise_samples: int,
-    denoise: float,
+def measure_difference(
+    model: Any, source: Conditioning, target: Conditioning, latent: Latent, options: DiffEditOptions, seed: int
 ) -> tuple[Tensor, tuple[int, int]]:
-    """The mean over `noise_samples` of how far `target` and `source` are apart, and the size of the picture.
+    """How far the predictions of `target` and `source` are apart, and the size of the picture.
 
-    ``[B, h, w]`` float32 in latent pixels, on the model's device, for DiffEdit's mask. The noise
-    level is the one at which KSampler starts with this `denoise`. The host samples: it loads the
-    model with its patches, sees to areas, controls and memory, shows progress, and may interrupt.
-    A noise mask of the latent plays no part. Raises ``ValueError`` for a latent that is not of
-    pictures or of another model, and for a `denoise` of 0.
+    The mean over the noise samples, ``[B, h, w]`` float32 in latent pixels, on the model's device, for
+    DiffEdit's mask. The noise level is the one at the options' strength in the model's own schedule,
+    whatever the number of steps and the scheduler of the sampling that follows. The host samples: it
+    loads the model with its patches, sees to areas, controls and memory, shows progress, and may
+    interrupt. A noise mask of the latent plays no part. Raises ``ValueError`` for a latent that is not
+    of pictures or of another model.
     """
     samples = get_samples(latent)
     check_channels(model, samples)
-    sigmas = comfy.samplers.KSampler(model, STEPS, model.load_device, "euler", SCHEDULER, denoise).sigmas
-    if not len(sigmas):
-        raise ValueError("without noise the prompts cannot differ: set denoise above 0")
-    seeds = torch.randint(2**63 - 1, (noise_samples,), generator=torch.Generator().manual_seed(seed)).tolist()
-    noises = [comfy.sample.prepare_noise(samples, each, latent.get("batch_index")) for each in seeds]
+    generator = torch.Generator().manual_seed(seed)
+    seeds = torch.randint(2**63 - 1, (options.noise_samples,), generator=generator).tolist()
+    noises = [comfy.sample.prepare_noise(samples, noise_seed, latent.get("batch_index")) for noise_seed in seeds]
     guider = _BothPrompts(model)
     # not as "negative": some models condition that one in another way
     guider.inner_set_conds({"positive": target, "source": source})
-    callback = latent_preview.prepare_callback(model, noise_samples)
-    guider.sample(noises[0], samples, _NoiseSamples(noises), sigmas[:2], callback=callback, seed=seed)
+    callback = latent_preview.prepare_callback(model, len(noises))
+    sigmas = _noise_level(model, options.strength)
+    guider.sample(noises[0], samples, _NoiseSamples(noises), sigmas, callback=callback, seed=seed)
     scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
     return torch.stack(guider.differences).mean(0), (samples.shape[-2] * scale, samples.shape[-1] * scale)
+
+
+def _noise_level(model: Any, strength: float) -> Tensor:
+    """The sigma at a strength (above 0, to 1) in the model's training schedule, ``[1]`` float32."""
+    sampling = model.get_model_object("model_sampling")
+    # at full strength the host gives infinity
+    return torch.tensor([sampling.percent_to_sigma(1 - strength)]).clamp(max=float(sampling.sigma_max))
 
 
 class _BothPrompts(comfy.samplers.CFGGuider):
@@ -82,9 +80,9 @@ class _NoiseSamples(comfy.samplers.Sampler):
     ) -> Tensor:  # fmt: skip
         level, whole = sigmas[0], self.max_denoise(model_wrap, sigmas)
         mix = model_wrap.inner_model.model_sampling.noise_scaling
-        for number, each in enumerate(self.noises):
+        for number, sample in enumerate(self.noises):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            x = mix(level, each.to(noise), latent_image, whole)
+            x = mix(level, sample.to(noise), latent_image, whole)
             denoised = model_wrap(x, level.expand(len(x)), **extra_args)
             if callback is not None:
                 callback(number, denoised, x, len(self.noises))

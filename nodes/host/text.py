@@ -9,7 +9,8 @@ from typing import Any
 from comfy.sd1_clip import escape_important, token_weights
 from torch import Tensor
 
-from ...instdiff_core.refine import MaskSettings, find_target_words
+from ...instdiff_core.options import MaskSettings
+from ...instdiff_core.refine import find_target_words
 from ...instdiff_core.tokens import Clip, PromptWords, find_framed_words, find_spelling, join_words, prompt_words
 from .notices import notify
 

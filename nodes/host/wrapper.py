@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...instdiff_core.blend import keep_original
 from ...instdiff_core.evidence import AttentionRecord
-from ...instdiff_core.refine import MaskSettings
+from ...instdiff_core.options import MaskSettings
 from ...instdiff_core.session import MaskSession
 from .notices import warn_of_size
 from .pictures import Latent, repeat_to_batch, scale_mask_to_latent

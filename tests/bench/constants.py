@@ -23,8 +23,9 @@ from torch import Tensor
 from instdiff_core import evidence, maps, refine
 from instdiff_core.evidence import AttentionRecord
 from instdiff_core.metrics import iou
+from instdiff_core.options import PRESETS, FinishOptions
 from instdiff_core.pipeline import edit_batch, load_mini
-from instdiff_core.refine import PRESETS, refine_record
+from instdiff_core.refine import refine_record
 
 from .common import device
 from .masks import BATCH, SAMPLING, Case, own_cases
@@ -65,7 +66,8 @@ def sampled(count: int, offset: int) -> list[tuple[Case, AttentionRecord]]:
             [case.scene.picture for case in batch],
             [case.scene.prompt for case in batch],
             seeds=[case.seed for case in batch],
-            **{**SAMPLING, "finish_strength": 0.0},
+            sampling=SAMPLING["sampling"],
+            finishing=FinishOptions(strength=0),
         )
         found += [(case, edit.record) for case, edit in zip(batch, edits, strict=True)]
         print(f"{len(found)} of {len(cases)} scenes sampled", flush=True)

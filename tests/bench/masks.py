@@ -5,8 +5,8 @@
 
 Edits the scenes of `scenes.py`, which have exact masks (or, with --data, other people's pictures:
 `data.py` says in which layouts), by every method of `methods.py`, on the embedded model unless --model
-names another one, in bfloat16. Every method starts from the same noise at half strength, samples the last half of
-the steps, and is followed by the same short finish.
+names another one, in bfloat16. Every method starts from the same noise at half strength, samples 10 steps, and
+is followed by the same short finish.
 
 What is measured (None where it has no meaning):
 
@@ -39,7 +39,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -49,8 +49,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from instdiff_core.options import PRESETS, FinishOptions, SamplingOptions
 from instdiff_core.pipeline import EditModel, Picture, edit_batch, load_mini, load_model
-from instdiff_core.refine import PRESETS
 
 from . import data
 from .common import device, grey, outlined, save_sheet, spearman
@@ -62,8 +62,11 @@ BATCH = 16
 SHOWN = 2
 """Scenes of each group on the contact sheet."""
 
-SAMPLING: dict[str, Any] = {"steps": 20, "strength": 0.5, "finish_strength": 0.25}
-"""10 sampled steps and 5 of finish."""
+SAMPLING: dict[str, Any] = {
+    "sampling": SamplingOptions(steps=10, strength=0.5),
+    "finishing": FinishOptions(steps=5, strength=0.25, feather=4),
+}
+"""What all methods share, as arguments of `edit_batch`."""
 
 OVERALL = ("iou", "precision", "recall", "boundary_f", "edit_success", "psnr_outside", "unet_evals", "seconds")
 BY_GROUP = ("iou", "boundary_f", "edit_success", "kept", "sane")
@@ -295,7 +298,7 @@ def main() -> None:
         "model": str(options.model or "mini"),
         "data": str(options.data or "composed"),
         "seed_offset": options.seed_offset,
-        "sampling": SAMPLING,
+        **{name: asdict(options) for name, options in SAMPLING.items()},
         "wall_seconds": time.perf_counter() - started,
     }
     (options.out / "results.json").write_text(json.dumps(found, indent=2), encoding="utf-8")

@@ -35,15 +35,15 @@ from torch.nn import functional
 
 from instdiff_core.evidence import FIRST_WORD, Evidence
 from instdiff_core.maps import rescale_to_unit, resize
+from instdiff_core.options import PRESETS, DiffEditOptions, FinishOptions, MaskSettings
 from instdiff_core.pipeline import EditModel
-from instdiff_core.pipeline.diffedit import noise_difference_mask
-from instdiff_core.refine import PRESETS, InstantMask, MaskSettings
+from instdiff_core.pipeline.diffedit import find_masks
+from instdiff_core.refine import InstantMask
 from instdiff_core.session import MaskSession
 from instdiff_core.tokens import prompt_words
 
 from .scenes import Scene
 
-NOISE_SAMPLES, RATIO = 10, 3.0
 QUANTILE = 0.75
 DAAM_CUT = 0.4
 
@@ -99,16 +99,13 @@ def _preset(name: str) -> Method:
 def _diffedit(
     model: EditModel, scenes: Sequence[Scene], seeds: Sequence[int], shared: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    masks = noise_difference_mask(
+    masks = find_masks(
         model,
         [scene.picture for scene in scenes],
         [scene.source_prompt for scene in scenes],
         [scene.prompt for scene in scenes],
-        strength=shared["strength"],
-        steps=shared["steps"],
-        noise_samples=NOISE_SAMPLES,
-        ratio=RATIO,
         seeds=seeds,
+        options=DiffEditOptions(strength=shared["sampling"].strength),
     )
     yield {"new_session": _fixed(model, masks)}
 
@@ -156,7 +153,7 @@ def _sdedit(
     model: EditModel, scenes: Sequence[Scene], seeds: Sequence[int], shared: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     masks = [np.ones(scene.picture.shape[:2], bool) for scene in scenes]
-    yield {"new_session": _fixed(model, masks), "finish_strength": 0.0}
+    yield {"new_session": _fixed(model, masks), "finishing": FinishOptions(strength=0)}
 
 
 METHODS: dict[str, Method] = {

@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 
 from instdiff_core.export import export_record
-from instdiff_core.refine import PRESETS
+from instdiff_core.options import PRESETS
 
 from ..browser import chromium, served
 from ..records import make_pictures, make_record

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from instdiff_core.mini.scenes import compose
+from instdiff_core.options import FinishOptions, SamplingOptions
 
 # the benchmarks are no tests, and the repository is not on the path while tests run
 package = ModuleType("bench")
@@ -179,7 +180,7 @@ def test_rank_correlation() -> None:
 
 def test_a_folder_can_be_run(editing_mask: Path) -> None:
     cases = masks.data_cases(editing_mask, [], None, 0, size=128)
-    sampling = {"steps": 4, "strength": 0.5, "finish_strength": 0.25}
+    sampling = {"sampling": SamplingOptions(2), "finishing": FinishOptions(1, strength=0.25)}
     results = masks.run(None, cases, list(masks.METHODS), sampling)
     found = masks.report(results)
     assert found["scenes"] == {"Imagen": 1, "ImageNet": 1}

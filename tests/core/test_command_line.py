@@ -17,6 +17,7 @@ import instdiff_core
 from instdiff_core import __main__ as command_line
 from instdiff_core import pipeline
 from instdiff_core.mini.scenes import compose
+from instdiff_core.options import SamplingOptions
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_the_demo_writes_one_sheet_and_prints_the_mask_iou(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command_line, "SCENES", command_line.SCENES[:1])
-    monkeypatch.setattr(pipeline, "edit", functools.partial(pipeline.edit, steps=4))
+    monkeypatch.setattr(pipeline, "edit", functools.partial(pipeline.edit, sampling=SamplingOptions(2)))
     command_line.main(["demo"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("a cat -> a frog: mask IoU ")

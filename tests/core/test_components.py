@@ -9,7 +9,8 @@ import torch
 from instdiff_core.components import clean_masks
 from instdiff_core.evidence import AttentionRecord
 from instdiff_core.metrics import boundary_f, iou
-from instdiff_core.refine import PRESETS, refine_record
+from instdiff_core.options import PRESETS
+from instdiff_core.refine import refine_record
 from tests.web.core import make_record
 
 RNG = np.random.default_rng

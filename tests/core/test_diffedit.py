@@ -10,15 +10,18 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionDiffEditPipeline
 
-from instdiff_core.diffedit import measure_disagreement, noise_difference_mask
+from instdiff_core.diffedit import measure_disagreement, threshold_difference
 from instdiff_core.metrics import iou
 from instdiff_core.mini.scenes import compose
+from instdiff_core.options import DiffEditOptions
 from instdiff_core.pipeline import EditModel, load_mini
 from instdiff_core.pipeline import diffedit as engine
 
 SCENES = [("cat", "dog", "grass"), ("dog", "cat", "snow")]
 SEEDS = [3, 4]
-FEW: dict[str, Any] = {"noise_samples": 3, "seeds": SEEDS}
+FEW: dict[str, Any] = {"options": DiffEditOptions(3), "seeds": SEEDS}
+DIFFUSERS_STRENGTH = 481 / 999
+"""Of the timestep that diffusers takes, the middle one of 50."""
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +45,21 @@ def given(scenes: list[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray]
 
 def test_a_ratio_times_the_mean_is_full_and_more_is_no_more() -> None:
     difference = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 3.0, 6.0]]])  # mean 1.5
-    soft, binary = noise_difference_mask(difference, (2, 3), ratio=2.0, threshold=0.5)
+    soft, binary = threshold_difference(difference, (2, 3), DiffEditOptions(ratio=2.0))
     assert torch.equal(soft, torch.tensor([[[0.0, 0.0, 0.0], [0.0, 1.0, 1.0]]]))
     assert torch.equal(binary, soft.bool())
-    assert noise_difference_mask(difference, (2, 3), ratio=4.0)[0][0, 1].tolist() == [0.0, 0.5, 1.0]
+    assert threshold_difference(difference, (2, 3), DiffEditOptions(ratio=4.0))[0][0, 1].tolist() == [0.0, 0.5, 1.0]
 
 
 def test_exactly_at_the_threshold_is_outside_as_in_diffusers() -> None:
     difference = torch.tensor([[[0.0, 1.0], [2.0, 1.0]]])  # mean 1
-    assert noise_difference_mask(difference, (2, 2), ratio=2.0, threshold=0.5)[1].sum() == 1
+    assert threshold_difference(difference, (2, 2), DiffEditOptions(ratio=2.0))[1].sum() == 1
 
 
 def test_the_unit_of_the_difference_plays_no_part() -> None:
     difference = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
-    soft, binary = noise_difference_mask(difference, (32, 32))
-    scaled_soft, scaled = noise_difference_mask(difference * 64, (32, 32))
+    soft, binary = threshold_difference(difference, (32, 32))
+    scaled_soft, scaled = threshold_difference(difference * 64, (32, 32))
     torch.testing.assert_close(scaled_soft, soft)
     assert torch.equal(scaled, binary)
 
@@ -65,14 +68,14 @@ def test_each_picture_of_a_batch_has_its_own_mean() -> None:
     difference = (
         torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 50.0])[:, None, None]
     )
-    together = noise_difference_mask(difference, (8, 8))[1]
-    alone = torch.cat([noise_difference_mask(each[None], (8, 8))[1] for each in difference])
+    together = threshold_difference(difference, (8, 8))[1]
+    alone = torch.cat([threshold_difference(each[None], (8, 8))[1] for each in difference])
     assert torch.equal(together, alone)
     assert together.flatten(1).any(1).all()
 
 
 def test_no_difference_gives_an_empty_mask() -> None:
-    soft, binary = noise_difference_mask(torch.zeros(1, 4, 4), (32, 32))
+    soft, binary = threshold_difference(torch.zeros(1, 4, 4), (32, 32))
     assert not soft.any()
     assert not binary.any()
 
@@ -91,8 +94,9 @@ def test_the_mask_is_the_one_of_diffusers_whatever_its_guidance(
         model.vae, model.text_encoder, model.tokenizer, model.unet, model.scheduler, None, None, inverse,
         requires_safety_checker=False,
     )  # fmt: skip
-    difference = engine.noise_difference(model, *given, **FEW)
-    _, ours = noise_difference_mask(difference, tuple(difference.shape[-2:]))
+    options = DiffEditOptions(3, DIFFUSERS_STRENGTH)
+    difference = engine.measure_difference(model, *given, seeds=SEEDS, options=options)
+    _, ours = threshold_difference(difference, tuple(difference.shape[-2:]))
     latents = model.encode(given[0])
     for number, (_, source, target) in enumerate(zip(*given, strict=True)):
         theirs = pipe.generate_mask(
@@ -106,7 +110,7 @@ def test_the_mask_is_the_one_of_diffusers_whatever_its_guidance(
 def test_the_mask_finds_the_object_at_the_size_of_the_picture(
     model: EditModel, scenes: list[tuple[np.ndarray, np.ndarray]], given: tuple[list[np.ndarray], list[str], list[str]]
 ) -> None:
-    for mask, (_, truth) in zip(engine.noise_difference_mask(model, *given, **FEW), scenes, strict=True):
+    for mask, (_, truth) in zip(engine.find_masks(model, *given, **FEW), scenes, strict=True):
         assert mask.dtype == bool
         assert iou(mask, truth) > 0.5
 
@@ -114,14 +118,14 @@ def test_the_mask_finds_the_object_at_the_size_of_the_picture(
 def test_pictures_side_by_side_get_the_masks_that_they_get_alone(
     model: EditModel, given: tuple[list[np.ndarray], list[str], list[str]]
 ) -> None:
-    together = engine.noise_difference(model, *given, noise_samples=10, seeds=SEEDS)
-    second = engine.noise_difference(model, *(part[1:] for part in given), noise_samples=10, seeds=SEEDS[1:])
+    together = engine.measure_difference(model, *given, seeds=SEEDS)
+    second = engine.measure_difference(model, *(part[1:] for part in given), seeds=SEEDS[1:])
     torch.testing.assert_close(together[1:], second, atol=1e-4, rtol=1e-3)
 
 
 def test_any_size_of_picture_gets_a_mask_of_its_size(model: EditModel) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (75, 101, 3), dtype=np.uint8)
-    [mask] = engine.noise_difference_mask(model, [noise], ["a cat"], ["a dog"], seeds=[1], noise_samples=1)
+    [mask] = engine.find_masks(model, [noise], ["a cat"], ["a dog"], seeds=[1], options=DiffEditOptions(1))
     assert mask.shape == (75, 101)
 
 
@@ -129,14 +133,6 @@ def test_a_unet_in_bfloat16_finds_nearly_the_same(
     model: EditModel, given: tuple[list[np.ndarray], list[str], list[str]]
 ) -> None:
     half = replace(load_mini(), unet=load_mini().unet.bfloat16())
-    masks, others = (engine.noise_difference_mask(each, *given, **FEW) for each in (model, half))
+    masks, others = (engine.find_masks(each, *given, **FEW) for each in (model, half))
     for mask, other in zip(masks, others, strict=True):
         assert iou(mask, other) > 0.9
-
-
-@pytest.mark.parametrize("strength", [0.0, -0.1, 1.1])
-def test_a_strength_out_of_range_is_refused(model: EditModel, strength: float) -> None:
-    with pytest.raises(ValueError, match=r"strength must be above 0 to 1"):
-        engine.noise_difference_mask(
-            model, [np.zeros((64, 64, 3), np.uint8)], ["a"], ["b"], seeds=[1], strength=strength
-        )

@@ -16,10 +16,11 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import save_file
 
 from instdiff_core.mini.scenes import compose
+from instdiff_core.options import FINISH, PRESETS, FinishOptions, MaskSettings, SamplingOptions
 from instdiff_core.pipeline import EditModel, edit, finish, load_mini, load_model
-from instdiff_core.refine import PRESETS, MaskSettings, refine_record
+from instdiff_core.refine import refine_record
 
-FEW: dict[str, Any] = {"steps": 4, "finish_strength": 0.5}
+FEW: dict[str, Any] = {"sampling": SamplingOptions(2), "finishing": FinishOptions(2, strength=0.5)}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_outside_the_grown_mask_the_picture_stays_bit_for_bit(model: EditModel, 
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     result = edit(model, noise, "a dog", settings=MaskSettings(threshold=0.7), **FEW)
     mask = result.mask.binary[0].numpy()
-    untouched = ~grown(mask, min(size) // 32)
+    untouched = ~grown(mask, FINISH.grow)
     assert result.picture.shape == noise.shape
     assert result.picture.dtype == np.uint8
     assert mask.any()
@@ -76,7 +77,7 @@ def test_grow_and_feather_bound_what_the_finish_changes(
 ) -> None:
     mask = np.zeros((128, 128), bool)
     mask[50:70, 60:90] = True
-    after = finish(model, picture, mask, latent, "a dog", steps=2, strength=0.5, grow=7, feather=3)
+    after = finish(model, picture, mask, latent, "a dog", options=FinishOptions(1, strength=0.5, grow=7, feather=3))
     changed = (after != picture).any(-1)
     assert changed[mask].mean() > 0.9
     assert not changed[~grown(mask, 7)].any()
@@ -85,7 +86,7 @@ def test_grow_and_feather_bound_what_the_finish_changes(
 
 def test_an_empty_mask_changes_nothing(model: EditModel, picture: np.ndarray, latent: torch.Tensor) -> None:
     mask = np.zeros((128, 128), bool)
-    assert np.array_equal(finish(model, picture, mask, latent, "a dog", steps=2), picture)
+    assert np.array_equal(finish(model, picture, mask, latent, "a dog", options=FinishOptions(1)), picture)
 
 
 @pytest.mark.parametrize("size", [(9, 200), (33, 47), (1, 1)])
@@ -140,7 +141,7 @@ def test_reading_the_attention_changes_no_prediction(
 
 
 def test_draws_share_one_mask(model: EditModel, picture: np.ndarray) -> None:
-    result = edit(model, picture, "a dog on the grass", noise_samples=3, **FEW)
+    result = edit(model, picture, "a dog on the grass", **FEW | {"sampling": SamplingOptions(2, noise_samples=3)})
     pixels = torch.tensor(picture).permute(2, 0, 1)[None] / 255
     shared = refine_record(result.record, replace(PRESETS["default"], share=True), picture=pixels)
     assert result.record.maps.shape[:3] == (2, 3, 2 + 5)
@@ -171,8 +172,8 @@ def test_both_kinds_of_prediction_lead_to_what_the_model_predicts(
 
     oracle = replace(model, unet=Oracle(), scheduler=scheduler)
     everywhere = np.ones((128, 128), bool)
-    expected = finish(oracle, picture, everywhere, goal, "a dog", strength=0)
-    found = finish(oracle, picture, everywhere, torch.zeros_like(goal), "a dog", strength=1, steps=5)
+    expected = finish(oracle, picture, everywhere, goal, "a dog", options=FinishOptions(strength=0))
+    found = finish(oracle, picture, everywhere, torch.zeros_like(goal), "a dog", options=FinishOptions(5, strength=1))
     assert np.abs(found.astype(int) - expected).max() <= 2
 
 
@@ -196,7 +197,8 @@ def test_the_report_says_what_the_mask_rests_on_and_is_json(model: EditModel, pi
 
 def test_progress_counts_every_step_of_sampling_and_finish(model: EditModel, picture: np.ndarray) -> None:
     seen: list[tuple[int, int]] = []
-    edit(model, picture, "a dog", steps=4, finish_strength=0.75, progress=lambda *step: seen.append(step))
+    options = {"sampling": SamplingOptions(2), "finishing": FinishOptions(3, strength=0.75)}
+    edit(model, picture, "a dog", progress=lambda *step: seen.append(step), **options)
     assert seen == [(done, 5) for done in range(1, 6)]
 
 
@@ -207,14 +209,7 @@ def test_progress_counts_every_step_of_sampling_and_finish(model: EditModel, pic
         ({"prompt": "..."}, "no words"),
         ({"prompt": "dog " * 76}, "76 tokens, and the model reads 75"),
         ({"settings": MaskSettings(target=("cat",))}, "'cat' is not in the edit prompt"),
-        ({"strength": 0}, "strength must be above 0 to 1"),
-        ({"strength": 1.5}, "strength"),
-        ({"strength": float("nan")}, "strength"),
-        ({"finish_strength": -0.1}, "finish strength"),
-        ({"steps": 0}, "steps"),
-        ({"steps": 1000}, "steps"),
-        ({"noise_samples": 0}, "noise_samples"),
-        ({"cfg": -1}, "cfg"),
+        ({"sampling": SamplingOptions(1000)}, "take fewer steps"),
         ({"picture": np.zeros((64, 64), np.uint8)}, "uint8"),
         ({"picture": np.zeros((64, 64, 3), np.float32)}, "uint8"),
         ({"picture": np.zeros((0, 64, 3), np.uint8)}, "uint8"),

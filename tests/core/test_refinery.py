@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from instdiff_core.evidence import AttentionRecord
-from instdiff_core.refine import PRESETS, MaskSettings, refine_record
+from instdiff_core.options import PRESETS, MaskSettings
+from instdiff_core.refine import refine_record
 from instdiff_core.refinery import Refinery
 from tests.records import make_pictures, make_record
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from instdiff_core.evidence import AttentionRecord
-from instdiff_core.refine import PRESETS, Convergence, InstantMask, WordRoles
+from instdiff_core.options import PRESETS
+from instdiff_core.refine import Convergence, InstantMask, WordRoles
 from instdiff_core.report import collect_facts, describe_mask
 from instdiff_core.tokens import PromptWords, Word
 

@@ -83,9 +83,9 @@ class Host:
         The mask is refined again from the record, whose float16 moves some pixels at its edge.
         """
         changed = (samples != latent).any(1)
-        refine = sys.modules[f"{PACK}.instdiff_core.refine"]
+        refine, options = (sys.modules[f"{PACK}.instdiff_core.{name}"] for name in ("refine", "options"))
         record = getattr(attention, "record", attention)
-        mask = refine.refine(record.evidence(), record.words, refine.PRESETS["default"]).binary
+        mask = refine.refine(record.evidence(), record.words, options.PRESETS["default"]).binary
         assert samples.isfinite().all()
         assert 0 < changed.float().mean() < 1
         assert (changed == mask).float().mean() > 0.95

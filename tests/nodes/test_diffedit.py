@@ -127,7 +127,7 @@ def test_the_model_and_the_latent_stay_as_they_were(host, find, latent):
     assert torch.equal(host.k_sampler(latent), before)
 
 
-def test_the_noise_level_is_the_one_at_which_k_sampler_starts_and_both_prompts_share_a_call(host, find, latent):
+def test_the_noise_level_is_that_of_the_schedule_whatever_the_steps_and_both_prompts_share_a_call(host, find, latent):
     calls, watched = [], host.model.clone()
 
     def note(apply, args):
@@ -135,13 +135,13 @@ def test_the_noise_level_is_the_one_at_which_k_sampler_starts_and_both_prompts_s
         return apply(args["input"], args["timestep"], **args["c"])
 
     watched.set_model_unet_function_wrapper(note)
-    for denoise in (0.3, 0.5, 1.0):
+    for denoise, steps in ((0.25, 2), (0.5, 3), (1.0, 2)):
         calls.clear()
-        host.k_sampler(latent, model=watched, steps=20, denoise=denoise)
+        host.k_sampler(latent, model=watched, scheduler="sgm_uniform", steps=steps, denoise=denoise)
         levels, _ = calls[0]
         calls.clear()
         find(latent, model=watched, denoise=denoise)
-        assert [level for level, _ in calls] == [levels] * 2
+        assert [level for level, _ in calls] == [pytest.approx(levels, rel=1e-5)] * 2
         assert all(sorted(prompts) == [0, 1] for _, prompts in calls)
 
 
@@ -216,6 +216,6 @@ def test_a_video_latent_is_refused(find):
         find(torch.zeros(1, 4, 3, 16, 16))
 
 
-def test_no_noise_says_to_raise_denoise(find, latent):
-    with pytest.raises(ValueError, match="set denoise above 0"):
+def test_no_noise_is_refused_by_the_name_of_the_input(find, latent):
+    with pytest.raises(ValueError, match=r"denoise must be from 0.01 to 1.0, not 0.0"):
         find(latent, denoise=0.0)

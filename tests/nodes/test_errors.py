@@ -43,8 +43,8 @@ def test_a_video_latent_is_refused(node):
         node(torch.zeros(1, 4, 3, 16, 16))
 
 
-def test_sampling_without_noise_says_to_raise_denoise(node, latent):
-    with pytest.raises(ValueError, match="set denoise above 0"):
+def test_sampling_without_noise_is_refused_by_the_name_of_the_input(node, latent):
+    with pytest.raises(ValueError, match=r"denoise must be from 0\.01 to 1\.0, not 0\.0"):
         node(latent, denoise=0.0)
 
 

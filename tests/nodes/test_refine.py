@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 from scipy import ndimage
 
-from instdiff_core.refine import PRESETS, refine_record
+from instdiff_core.options import PRESETS
+from instdiff_core.refine import refine_record
 from instdiff_core.report import describe_mask
 
 NODE = "InstDiffRefineMask"
@@ -152,7 +153,7 @@ def test_the_mask_is_still_previewed(attention, refine):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"threshold": float("nan")}, "threshold must be a number"),
+        ({"threshold": float("nan")}, "threshold must be from 0.0 to 1.0, not nan"),
         ({"words": "cat"}, "'cat' is not in the edit prompt: its words are a, frog, on, the, grass"),
         ({"words": "frog; grass"}, "'frog; grass' is not in the edit prompt"),
         ({"words": "frog" * 5000}, "words has 20000 letters"),

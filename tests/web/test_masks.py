@@ -20,8 +20,9 @@ from instdiff_core.components import clean_masks
 from instdiff_core.evidence import ERROR, ERROR_WITHOUT, AttentionRecord
 from instdiff_core.export import export_record
 from instdiff_core.mini.scenes import compose
+from instdiff_core.options import PRESETS, FinishOptions, MaskSettings, SamplingOptions
 from instdiff_core.pipeline import edit, load_mini
-from instdiff_core.refine import PRESETS, MaskSettings, refine_record
+from instdiff_core.refine import refine_record
 from tests.records import make_pictures, make_record
 from tests.web.core import Core
 
@@ -240,7 +241,13 @@ def test_steps_without_a_prediction_without_prompt_where_others_have_one(core):
 @pytest.mark.parametrize(("subject", "background"), [("cat", "grass"), ("dog", "sand")])
 def test_runs_of_the_mini_model(core, subject, background):
     pixels = compose(np.random.default_rng(5), [subject], background, size=128)[0]
-    record = edit(load_mini(), pixels, "a frog on the grass", draws=2, steps=8, finish_strength=0).record
+    record = edit(
+        load_mini(),
+        pixels,
+        "a frog on the grass",
+        sampling=SamplingOptions(4, noise_samples=2),
+        finishing=FinishOptions(strength=0),
+    ).record
     for settings, share in itertools.product((DEFAULT, PAPER), (False, True)):
         for choice in ({}, {"words": ("frog",)}, {"steps": 1, "threshold": 0.4}):
             assert_same(core, record, replace(settings, share=share), pixels[None], **choice)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from instdiff_core.export import export_record
-from instdiff_core.refine import PRESETS
+from instdiff_core.options import PRESETS
 from tests.records import make_pictures, make_record
 
 RECORD = make_record(("a", "frog"), batch=2)

@@ -1,0 +1,143 @@
+"""What a user can choose, each with the one default that nodes, command line and Python share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, get_args
+
+Method = Literal["attention", "change"]
+
+CENTRED_THRESHOLD = 0.5
+"""The threshold of the method "change": `maps.centre_threshold` puts Otsu's threshold there."""
+
+
+def check_range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    """Raises ``ValueError`` unless `value` is from `low`, or above it where the range is open there, to `high`."""
+    if not low <= value <= high or (open_low and value == low):
+        raise ValueError(f"{name} must be {'above' if open_low else 'from'} {low} to {high}, not {value}")
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How evidence becomes a mask.
+
+    `method`: "attention" (the published one) or "change" (`refine` describes both). `threshold` (0 to
+    1): a higher one makes the mask smaller. For "attention" it is the paper's phi; for "change" 0.5 is
+    where the map itself is parted best in two. `target`: words whose place makes the mask; empty lets
+    the method choose. `share`: one mask for the whole batch, from its mean: for several noise samples
+    of one picture, as in the paper. `blur` (0 to 16): how often the map is smoothed with a 5x5
+    Gaussian. `positive` and `negative` (-1 to 1, `negative` below `positive`): words whose maps are at
+    least, and at most, this similar to the index word's count for it and against it. "attention" adds
+    the former to the mask and takes the latter away; "change" only reports them. `min_area` (0 to 1):
+    pieces of the mask at image size that are smaller than this part of its largest piece are removed,
+    and holes as small are filled.
+
+    Raises ``ValueError`` for a value of another type or out of range.
+    """
+
+    method: Method = "attention"
+    threshold: float = 0.2
+    target: tuple[str, ...] = ()
+    share: bool = False
+    blur: int = 2
+    positive: float = 0.9
+    negative: float = 0.6
+    min_area: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {self.method!r}")
+        if not isinstance(self.target, tuple) or not all(isinstance(word, str) for word in self.target):
+            raise ValueError(f"target must be a tuple of words, not {self.target!r}")
+        check_range("threshold", self.threshold, 0, 1)
+        check_range("blur", self.blur, 0, 16)
+        check_range("min_area", self.min_area, 0, 1)
+        if not -1 <= self.negative < self.positive <= 1:
+            raise ValueError(
+                f"negative ({self.negative}) must be below positive ({self.positive}), and both between -1 and 1"
+            )
+
+
+PRESETS: Mapping[str, MaskSettings] = MappingProxyType(
+    {"default": MaskSettings("change", threshold=CENTRED_THRESHOLD, blur=0, min_area=0.02), "paper": MaskSettings()}
+)
+"""`paper` is the published method, `default` the most accurate on our benchmark."""
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How an edit is sampled.
+
+    `strength` (above 0, to 1) is how much noise the picture gets, KSampler's denoise. `steps` (1 to
+    10000) is the number of sampling steps that are taken from there, whatever the strength, as in
+    KSampler. `cfg` (0 to 100) is the scale of classifier-free guidance. `noise_samples` (1 to 64) is
+    the number of noise samples of a picture that share one mask; the first becomes the result.
+
+    Raises ``ValueError`` for a value out of range.
+    """
+
+    steps: int = 20
+    cfg: float = 7.5
+    strength: float = 0.5
+    noise_samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_range("steps", self.steps, 1, 10000)
+        check_range("cfg", self.cfg, 0, 100)
+        check_range("strength", self.strength, 0, 1, open_low=True)
+        check_range("noise_samples", self.noise_samples, 1, 64)
+
+
+@dataclass(frozen=True)
+class FinishOptions:
+    """How the inpainting pass finishes an edit.
+
+    `steps` and `cfg` are those of `SamplingOptions`. `strength` (0 to 1) is how much noise the edit
+    gets again: 0 leaves it as it is, 1 starts from nothing. The mask is grown by `grow` pixels (0 to
+    256) first, and gets a soft edge `feather` pixels wide (0 to 256) in what was added. Both are one
+    latent pixel, the unit in which the model can place an edge, whatever the size of the picture.
+
+    Raises ``ValueError`` for a value out of range.
+    """
+
+    steps: int = 20
+    cfg: float = 7.5
+    strength: float = 0.7
+    grow: int = 8
+    feather: int = 8
+
+    def __post_init__(self) -> None:
+        check_range("finish steps", self.steps, 1, 10000)
+        check_range("finish cfg", self.cfg, 0, 100)
+        check_range("finish strength", self.strength, 0, 1)
+        check_range("grow", self.grow, 0, 256)
+        check_range("feather", self.feather, 0, 256)
+
+
+@dataclass(frozen=True)
+class DiffEditOptions:
+    """DiffEdit's mask (Couairon et al., ICLR 2023), with the defaults of diffusers' ``generate_mask``.
+
+    `noise_samples` (1 to 64) are averaged, at the noise level of `strength` (above 0, to 1). A
+    difference of `ratio` (0.1 to 100) times the mean of the map counts as a full one, and the map is
+    thresholded at `threshold` (0 to 1).
+
+    Raises ``ValueError`` for a value out of range.
+    """
+
+    noise_samples: int = 10
+    strength: float = 0.5
+    ratio: float = 3.0
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_range("noise_samples", self.noise_samples, 1, 64)
+        check_range("strength", self.strength, 0, 1, open_low=True)
+        check_range("ratio", self.ratio, 0.1, 100)
+        check_range("threshold", self.threshold, 0, 1)
+
+
+SAMPLING, FINISH, DIFFEDIT = SamplingOptions(), FinishOptions(), DiffEditOptions()
+"""The defaults."""

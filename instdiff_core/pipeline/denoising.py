@@ -1,0 +1,97 @@
+"""The DDIM loop for diffusers models, with the picture put back outside a mask after every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from ..blend import keep_original
+from ..evidence import Predictions
+from ..noise import NoiseLevel
+from .model import EditModel
+
+Progress = Callable[[int, int], None]
+"""Called after every step with the number of steps done and the number of all."""
+
+MaskOfStep = Callable[[NoiseLevel, Predictions], Tensor]
+"""The mask ``[B, h, w]`` bool after a step, from its noise level and what the model made of it."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The last `steps` DDIM steps of a noise schedule, from the noise level of `strength` (above 0, to 1) on.
+
+    As in KSampler the number of steps does not depend on the strength: a lower one takes finer steps.
+    Raises ``ValueError`` for more steps than the model was trained on levels.
+    """
+
+    model: EditModel
+    steps: int
+    strength: float
+
+    def __post_init__(self) -> None:
+        levels = self.model.scheduler.config.num_train_timesteps // 2
+        if round(self.steps / self.strength) > levels:
+            raise ValueError(
+                f"steps {self.steps} at strength {self.strength} would need a schedule of more than {levels} steps: "
+                "take fewer steps"
+            )
+
+    def scheduler(self) -> DDIMScheduler:
+        """The model's scheduler, set to the whole schedule."""
+        # not every configuration says that latents are never clipped, and DDIM's default is to clip
+        scheduler = DDIMScheduler.from_config(self.model.scheduler.config, clip_sample=False)
+        scheduler.set_timesteps(round(self.steps / self.strength))
+        return scheduler
+
+
+def make_noise(latent: Tensor, seeds: Sequence[int], noise_samples: int = 1) -> Tensor:
+    """Noise ``[seeds * noise_samples, C, h, w]`` of the latents' type, the same for a seed on every device."""
+    shape = (noise_samples, *latent.shape[1:])
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.cat(noise).to(latent)
+
+
+def encode_prompts(model: EditModel, prompts: Sequence[str]) -> Tensor:
+    """``[2, prompts, L, D]``: the contexts of empty prompts, then of `prompts`."""
+    return torch.stack([model.context([""]).expand(len(prompts), -1, -1), model.context(prompts)])
+
+
+def denoise(
+    schedule: Schedule,
+    start: Tensor,
+    image_latents: Tensor,
+    noise: Tensor,
+    context: Tensor,
+    cfg: float,
+    mask_of_step: MaskOfStep,
+    progress: Progress,
+) -> Tensor:
+    """Add `noise` to the clean latents `start`, denoise them, and keep `image_latents` outside the mask.
+
+    Latents and noise ``[B, C, h, w]``; `context` ``[2, B, L, D]`` is `encode_prompts`'s; `cfg` is the
+    scale of classifier-free guidance. Returns clean latents ``[B, C, h, w]``.
+    """
+    model, scheduler = schedule.model, schedule.scheduler()
+    times = scheduler.timesteps[-schedule.steps :]
+    stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    latent: Tensor = scheduler.add_noise(start, noise, times[:1])
+    for done, step in enumerate(times, 1):
+        unconditional, conditional = model.predict(latent.repeat(2, 1, 1, 1), step, context.flatten(0, 1)).chunk(2)
+        stepped = scheduler.step(unconditional + cfg * (conditional - unconditional), step, latent)
+        with_prompt, without_prompt = (
+            scheduler.step(prediction, step, latent).pred_original_sample for prediction in (conditional, unconditional)
+        )
+        predictions = Predictions(stepped.pred_original_sample, with_prompt, without_prompt, image_latents)
+        signal = scheduler.alphas_cumprod[step].to(latent.device)
+        mask = mask_of_step(NoiseLevel(signal.sqrt(), (1 - signal).sqrt()), predictions)
+        kept = image_latents
+        if done < schedule.steps:
+            kept = scheduler.add_noise(image_latents, noise, (step - stride).clamp(min=0)[None])
+        latent = keep_original(mask, stepped.prev_sample, kept)
+        progress(done, schedule.steps)
+    return latent
