@@ -1,30 +1,15 @@
-"""Load Mini Model and Mini Scene: the embedded model, on the host's own classes, and pictures for it."""
+"""Load Mini Model and Mini Scene: the embedded model, and pictures for it."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-import comfy.latent_formats
-import comfy.model_management
-import comfy.model_patcher
-import comfy.sd
-import comfy.sd1_clip
-import comfy.supported_models
-import comfy.supported_models_base
-import comfy.utils
-import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..instdiff_core.mini import FOLDER, TEXT_ENCODER, text_encoder_weights
 from ..instdiff_core.mini.scenes import background_words, compose, object_names
+from . import host
 from .checks import check_inputs
 from .types import CATEGORY, search_aliases
-
-PREVIEW_COLOURS = [[0.61, 0.10, 0.03], [0.06, 0.42, -0.03], [-0.01, 0.07, 0.58], [-0.04, -0.02, -0.02]]
-PREVIEW_BIAS = [0.11, 0.09, -0.09]
 
 
 class LoadMiniModel(io.ComfyNode):
@@ -46,7 +31,7 @@ class LoadMiniModel(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(load_unet(), load_clip(), load_vae())
+        return io.NodeOutput(host.load_mini_unet(), host.load_mini_clip(), host.load_mini_vae())
 
 
 class MiniScene(io.ComfyNode):
@@ -89,109 +74,3 @@ class MiniScene(io.ComfyNode):
         pictures = np.stack([picture for picture, _ in scenes]).astype(np.float32) / 255
         masks = np.concatenate([masks for _, masks in scenes]).astype(np.float32)
         return io.NodeOutput(torch.from_numpy(pictures), torch.from_numpy(masks))
-
-
-def _config(part: str) -> dict[str, Any]:
-    return json.loads((FOLDER / part / "config.json").read_text(encoding="utf-8"))
-
-
-def _weights(part: str) -> dict[str, torch.Tensor]:
-    return comfy.utils.load_torch_file(str(FOLDER / part / "diffusion_pytorch_model.safetensors"), safe_load=True)
-
-
-class MiniLatent(comfy.latent_formats.LatentFormat):
-    """SD1.5's latents, with the colours that this model's channels show in previews."""
-
-    scale_factor = 0.18215
-    latent_rgb_factors = PREVIEW_COLOURS
-    latent_rgb_factors_bias = PREVIEW_BIAS
-
-
-class MiniModel(comfy.supported_models.SD15):
-    """SD1.5's model class for the small U-Net."""
-
-    unet_config: dict[str, Any] = {}
-    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
-    latent_format = MiniLatent
-
-
-class MiniClip(comfy.sd1_clip.SDClipModel):
-    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None) -> None:
-        super().__init__(
-            device=device,
-            dtype=dtype,
-            textmodel_json_config=TEXT_ENCODER,
-            return_projected_pooled=False,
-            model_options=model_options or {},
-        )
-
-
-class MiniTextEncoder(comfy.sd1_clip.SD1ClipModel):
-    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None) -> None:
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=MiniClip)
-
-
-class MiniTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> None:
-        super().__init__(embedding_directory, tokenizer_data or {})
-        self.clip_l.embedding_size = TEXT_ENCODER["hidden_size"]
-
-
-def load_unet() -> Any:
-    """The U-Net as a MODEL."""
-    config = _config("unet")
-    channels, depth = config["block_out_channels"], config["layers_per_block"]
-    attends = [int(kind.startswith("CrossAttn")) for kind in config["down_block_types"]]
-    layout = {
-        "image_size": 32,
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
-        "model_channels": channels[0],
-        "channel_mult": [width // channels[0] for width in channels],
-        "num_res_blocks": [depth] * len(channels),
-        "transformer_depth": [has for has in attends for _ in range(depth)],
-        "transformer_depth_output": [has for has in attends for _ in range(depth + 1)],
-        "transformer_depth_middle": 1,
-        "context_dim": config["cross_attention_dim"],
-        "use_spatial_transformer": True,
-        "use_linear_in_transformer": False,
-        "adm_in_channels": None,
-        "use_temporal_attention": False,
-        "legacy": False,
-    }
-    stored = _weights("unet")
-    names = comfy.utils.unet_to_diffusers(layout)
-    model_config = MiniModel(layout)
-    device = comfy.model_management.get_torch_device()
-    dtype = comfy.model_management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(stored),
-        supported_dtypes=model_config.supported_inference_dtypes,
-    )
-    model_config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
-    model = model_config.get_model({})
-    model.load_model_weights({names[name]: value for name, value in stored.items()})
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    loaded = patcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
-    loaded.cached_patcher_init = (load_unet, ())
-    return loaded
-
-
-def load_clip() -> Any:
-    """The text model as a CLIP, with the host's own tokenizer."""
-    target = comfy.supported_models_base.ClipTarget(MiniTokenizer, MiniTextEncoder)
-    weights = {f"clip_l.transformer.{name}": value for name, value in text_encoder_weights().items()}
-    parameters = sum(value.numel() for value in weights.values())
-    embeddings = folder_paths.get_folder_paths("embeddings")
-    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, tokenizer_data={}, parameters=parameters)
-    clip.load_sd(weights, full_model=True)
-    return clip
-
-
-def load_vae() -> Any:
-    """The autoencoder as a VAE, under the names of the original TAESD."""
-    weights = {"vae_scale": torch.tensor(MiniLatent.scale_factor), "vae_shift": torch.tensor(0.0)}
-    for name, value in _weights("vae").items():
-        half, _, number, rest = name.split(".", 3)
-        # The original counts the clamp of the decoder's input as its layer 0; diffusers does not.
-        weights[f"taesd_{half}.{int(number) + (half == 'decoder')}.{rest}"] = value
-    return comfy.sd.VAE(sd=weights)

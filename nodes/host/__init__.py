@@ -2,6 +2,7 @@
 
 from .browser import leave_for_browser
 from .difference import measure_difference
+from .mini_model import load_mini_clip, load_mini_unet, load_mini_vae
 from .pictures import (
     check_channels,
     check_own_mask,
@@ -36,6 +37,9 @@ __all__ = [
     "get_samples",
     "is_inpainting_model",
     "leave_for_browser",
+    "load_mini_clip",
+    "load_mini_unet",
+    "load_mini_vae",
     "match_image_to_record",
     "measure_difference",
     "read_prompt",

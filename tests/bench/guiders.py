@@ -50,8 +50,8 @@ class Bench:
     """The embedded model in the host, and the pack's nodes by name."""
 
     def __init__(self, steps: int) -> None:
-        loaders = sys.modules[f"{PACK}.nodes.mini"]
-        self.model, self.clip, self.vae = loaders.load_unet(), loaders.load_clip(), loaders.load_vae()
+        host = sys.modules[f"{PACK}.nodes.host"]
+        self.model, self.clip, self.vae = host.load_mini_unet(), host.load_mini_clip(), host.load_mini_vae()
         self.guidance = sys.modules[f"{PACK}.nodes.guidance"].InstantMaskGuidance
         self.refine = sys.modules[f"{PACK}.nodes.refine"].RefineInstantMask
         self.encode = sys.modules[f"{PACK}.nodes.encode"].EncodeEditPrompt

@@ -62,10 +62,10 @@ Inputs = dict[str, Any]
 
 def mini() -> Inputs:
     """The embedded model at 256 x 256."""
-    loaders, host = _pack("nodes.mini"), _pack("nodes.host")
-    clip = loaders.load_clip()
+    host = _pack("nodes.host")
+    clip = host.load_mini_clip()
     return {
-        "model": loaders.load_unet(),
+        "model": host.load_mini_unet(),
         "positive": host.encode_prompt(clip, "a dog on the grass"),
         "negative": host.encode_prompt(clip, ""),
         "latent": {"samples": torch.randn(1, 4, 32, 32)},
