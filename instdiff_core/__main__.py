@@ -63,7 +63,7 @@ def demo(options: argparse.Namespace) -> None:
         prompt = with_article(after)
         result = pipeline.edit(model, picture, prompt, seed=options.seed)
         binary = result.mask.binary[0].numpy()
-        scores.append(iou(binary, masks[0]))
+        scores.append(float(iou(result.mask.binary[0], torch.from_numpy(masks[0]))))
         soft = (result.mask.soft[0].numpy() * 255).astype(np.uint8)
         line = f"{with_article(before)} -> {prompt}: mask IoU {scores[-1]:.2f}"
         rows[line] = [Image.fromarray(part) for part in (picture, soft, _grey(binary), result.picture)]

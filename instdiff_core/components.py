@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from .metrics import Mask
+Mask = NDArray[np.bool_]
+"""``[H, W]``."""
 
 EIGHT = np.ones((3, 3), np.bool_)
 """What is in a mask is connected over corners too; what is not in it is not, so that lines part it."""

@@ -19,6 +19,7 @@ from torch.nn import functional
 from .components import clean_masks
 from .evidence import CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED, FIRST_WORD, START, AttentionRecord, Evidence
 from .maps import TINY, blur, centre_threshold, follow_edges, measure_separation, rescale_to_unit, resize
+from .metrics import iou
 from .options import MaskSettings
 from .tokens import PromptWords
 
@@ -201,20 +202,14 @@ def trace_convergence(record: AttentionRecord, settings: MaskSettings) -> Conver
     """How the mask of a finished run came about, in latent pixels."""
     steps = len(record.maps)
     masks = [refine(evidence, record.words, settings).binary for evidence in record.evidences()]
-    likeness = torch.stack([_iou(mask, masks[-1]) for mask in masks])
+    likeness = torch.stack([iou(mask, masks[-1]) for mask in masks])
     changed = likeness < SETTLED
     settled = (changed * torch.arange(1, steps + 1)[:, None]).amax(0) + 1
     agreement = likeness.mean(0)
     if settings.share:
         own = refine(record.evidence(), record.words, replace(settings, share=False)).binary
-        agreement = agreement * _iou(own, masks[-1]).mean()
+        agreement = agreement * iou(own, masks[-1]).mean()
     return Convergence(settled, agreement, steps)
-
-
-def _iou(mask: Tensor, other: Tensor) -> Tensor:
-    """Intersection over union ``[B]`` of bool masks ``[B, H, W]``; 1 when both are empty."""
-    common, union = ((part).sum((-2, -1)) for part in (mask & other, mask | other))
-    return torch.where(union > 0, common / union.clamp(min=1), 1.0)
 
 
 Found = tuple[Tensor, WordRoles, Tensor]

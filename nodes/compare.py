@@ -9,8 +9,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..instdiff_core.metrics import iou, psnr_outside
-from ..instdiff_core.similarity import AMPLIFIED, BLUE, ORANGE, outlined, show_difference, show_masks, ssim_outside
+from ..instdiff_core.drawing import AMPLIFIED, BLUE, ORANGE, draw_outline, show_difference, show_masks
+from ..instdiff_core.metrics import iou, psnr_outside, ssim_outside
 from . import host
 from .checks import check_inputs
 from .types import CATEGORY, search_aliases
@@ -88,7 +88,7 @@ class CompareEdit(io.ComfyNode):
         difference = show_difference(*pictures) if pictures else show_masks(*masks)
         if pictures:
             for area, colour in zip(masks, (ORANGE, BLUE), strict=False):
-                difference = outlined(difference, area, colour)
+                difference = draw_outline(difference, area, colour)
         figures = [_figures([each[i] for each in pictures], [each[i] for each in masks]) for i in range(count)]
         where = " outside the mask" if masks else ""
         report = "\n".join(_line(number, each, where) for number, each in enumerate(figures, 1))
@@ -104,14 +104,13 @@ Figures = tuple[float, float, float]
 
 def _figures(pictures: list[Tensor], masks: list[Tensor]) -> Figures:
     """Of one pair ``[H, W, 3]``, or none, and of up to two masks ``[H, W]`` bool."""
-    areas = [mask.cpu().numpy() for mask in masks]
-    overlap = iou(*areas) if len(areas) == 2 else math.nan
+    overlap = float(iou(*masks)) if len(masks) == 2 else math.nan
     if not pictures:
         return overlap, math.nan, math.nan
     before, after = pictures
     inside = masks[0] if masks else before.new_zeros(before.shape[:2]).bool()
-    bytes_before, bytes_after = ((each * 255).round().clamp(0, 255).byte().cpu().numpy() for each in pictures)
-    decibels = min(EQUAL, psnr_outside(bytes_before, bytes_after, inside.cpu().numpy()))
+    bytes_before, bytes_after = ((picture * 255).round().clamp(0, 255).byte() for picture in pictures)
+    decibels = min(EQUAL, float(psnr_outside(bytes_before, bytes_after, inside)))
     return overlap, decibels, float(ssim_outside(before[None], after[None], inside[None]))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...instdiff_core.preview import draw_marching_ants, find_white_and_black
+from ...instdiff_core.drawing import draw_marching_ants, find_white_and_black
 
 Progress = Callable[[int, Tensor, Tensor, int], Any]
 """A sampler's callback: step, denoised latent, noisy latent, number of steps."""

@@ -80,8 +80,8 @@ def mean_iou(records: Sequence[tuple[Case, AttentionRecord]]) -> dict[str, float
     for case, record in records:
         assert case.scene.truth is not None
         picture = torch.tensor(case.scene.picture).movedim(-1, 0)[None].float() / 255
-        mask = refine_record(record, PRESETS["default"], picture=picture).binary[0].numpy()
-        scores[case.group].append(iou(mask, case.scene.truth))
+        mask = refine_record(record, PRESETS["default"], picture=picture).binary[0]
+        scores[case.group].append(float(iou(mask, torch.from_numpy(case.scene.truth))))
     means = {group: float(np.mean(values)) for group, values in scores.items()}
     return {"all": float(np.mean([value for values in scores.values() for value in values])), **means}
 

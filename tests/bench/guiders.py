@@ -74,7 +74,7 @@ class Bench:
             latent_image=latent,
         )
         mask = self.refine.execute(attention=attention, steps=0, image=image, sampled=sampled).result[0]
-        return iou(mask[0].bool().numpy(), scene.truth)
+        return float(iou(mask[0].bool(), torch.from_numpy(scene.truth)))
 
 
 @torch.inference_mode()

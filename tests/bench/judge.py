@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from instdiff_core.metrics import boundary_f, iou, precision_recall, psnr_outside
 from instdiff_core.pipeline import Edit, Picture
@@ -55,9 +56,10 @@ def judged(group: str, scene: Scene, edit: Edit, instant: bool) -> Figures:
     if truth is None:
         figures["sane"] = float(SANE[0] <= area <= SANE[1])
     else:
-        precision, recall = precision_recall(mask, truth)
-        figures |= {"iou": iou(mask, truth), "precision": precision, "recall": recall}
-        figures["boundary_f"] = boundary_f(mask, truth)
+        pair = edit.mask.binary[0], torch.from_numpy(truth)
+        precision, recall = map(float, precision_recall(*pair))
+        figures |= {"iou": float(iou(*pair)), "precision": precision, "recall": recall}
+        figures["boundary_f"] = float(boundary_f(*pair))
     for name, picture in (("", edit.picture), ("_unfinished", edit.unfinished)):
         figures[f"psnr_outside{name}"] = None if truth is None else _psnr(scene.picture, picture, truth)
         figures[f"edit_success{name}"] = _succeeded(group, scene, picture, mask)
@@ -108,4 +110,4 @@ def _recognised(picture: Picture, area: Mask, word: str) -> float:
 
 
 def _psnr(before: Picture, after: Picture, mask: Mask) -> float:
-    return min(BEST_PSNR, psnr_outside(before, after, mask))
+    return min(BEST_PSNR, float(psnr_outside(*map(torch.from_numpy, (before, after, mask)))))

@@ -11,7 +11,7 @@ from instdiff_core.evidence import AttentionRecord
 from instdiff_core.metrics import boundary_f, iou
 from instdiff_core.options import PRESETS
 from instdiff_core.refine import refine_record
-from tests.web.core import make_record
+from tests.records import make_record
 
 RNG = np.random.default_rng
 
@@ -88,6 +88,7 @@ def test_specks_streaks_and_an_eye_go_by_default_and_the_object_stays(seed):
     truth = disc(*RNG(seed).integers(100, 156, 2), 60)
     before = spoilt(truth, seed)
     after = clean_masks(torch.from_numpy(before)[None], PRESETS["default"].min_area)[0].numpy()
+    before, after, truth = (torch.from_numpy(mask) for mask in (before, after, truth))
     assert boundary_f(before, truth) < 0.97
     assert iou(after, truth) > max(0.99, iou(before, truth))
     assert boundary_f(after, truth) > 0.97

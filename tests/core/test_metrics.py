@@ -2,14 +2,14 @@
 
 import math
 
-import numpy as np
 import pytest
+import torch
 
 from instdiff_core.metrics import boundary_f, iou, precision_recall, psnr_outside
 
 
 def square(top, left, side=4, size=10):
-    mask = np.zeros((size, size), dtype=bool)
+    mask = torch.zeros(size, size, dtype=torch.bool)
     mask[top : top + side, left : left + side] = True
     return mask
 
@@ -70,8 +70,8 @@ def test_a_mask_of_nothing_or_everything_has_no_boundary(side):
 
 
 def test_psnr_sees_only_what_lies_outside_the_mask():
-    before = np.full((10, 10, 3), 250, np.uint8)
-    after, mask = before.copy(), square(2, 2)
+    before = torch.full((10, 10, 3), 250, dtype=torch.uint8)
+    after, mask = before.clone(), square(2, 2)
     after[mask] = 3
     assert psnr_outside(before, after, mask) == math.inf
     after[~mask] = 255
@@ -80,5 +80,13 @@ def test_psnr_sees_only_what_lies_outside_the_mask():
 
 
 def test_a_mask_over_everything_leaves_nothing_to_differ():
-    picture = np.zeros((4, 4, 3), np.uint8)
-    assert psnr_outside(picture, picture + 9, np.ones((4, 4), dtype=bool)) == math.inf
+    picture = torch.zeros(4, 4, 3, dtype=torch.uint8)
+    assert psnr_outside(picture, picture + 9, torch.ones(4, 4, dtype=torch.bool)) == math.inf
+
+
+def test_every_pair_of_a_batch_has_its_own_figures():
+    masks, truths = torch.stack([square(0, 0), square(1, 1)]), torch.stack([square(0, 2), square(1, 1)])
+    for figure in (iou, boundary_f, lambda mask, truth: precision_recall(mask, truth)[0]):
+        assert torch.equal(
+            figure(masks, truths), torch.stack([figure(*pair) for pair in zip(masks, truths, strict=True)])
+        )

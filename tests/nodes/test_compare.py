@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from instdiff_core.similarity import BLUE, ORANGE
+from instdiff_core.drawing import BLUE, ORANGE
 
 
 @pytest.fixture

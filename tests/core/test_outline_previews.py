@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instdiff_core.preview import draw_marching_ants, find_white_and_black
+from instdiff_core.drawing import draw_marching_ants, find_white_and_black
 
 FACTORS = [[0.35, 0.23, 0.32], [0.33, 0.50, 0.24], [-0.28, 0.18, 0.27], [-0.21, -0.26, -0.72]]
 LIGHT, DARK = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0])

@@ -1,4 +1,4 @@
-"""The mask's outline, drawn into the latents that are shown while sampling."""
+"""Masks and differences as pictures to look at, and the mask's outline in the latents that previews show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
+
+AMPLIFIED = 4
+"""How many times brighter than it is a difference is shown."""
+
+ORANGE, BLUE = (1.0, 0.6, 0.0), (0.0, 0.4, 1.0)
+"""The colours of the first mask and the other. Colour-blind people tell them apart too, and they add up to white."""
+
+
+def show_difference(before: Tensor, after: Tensor) -> Tensor:
+    """How far two pictures ``[B, H, W, C]`` in 0..1 are apart, `AMPLIFIED`; black where they are equal."""
+    return (AMPLIFIED * (after.float() - before.float()).abs()).clamp(max=1)
+
+
+def show_masks(mask: Tensor, other: Tensor) -> Tensor:
+    """Two masks ``[B, H, W]`` bool as a picture ``[B, H, W, 3]``: the first orange, the other blue, white in both."""
+    colours = torch.tensor([ORANGE, BLUE], device=mask.device)
+    return mask.unsqueeze(-1) * colours[0] + other.unsqueeze(-1) * colours[1]
+
+
+def draw_outline(picture: Tensor, mask: Tensor, colour: tuple[float, float, float]) -> Tensor:
+    """The picture ``[B, H, W, 3]`` with the outline of `mask` ``[B, H, W]`` bool, just outside it.
+
+    The line is as wide as 1/256 of the picture's shorter side, one pixel at least.
+    """
+    width = max(1, min(picture.shape[1:3]) // 256)
+    dilated = max_pool2d(mask.float(), 2 * width + 1, 1, width) > 0
+    return torch.where((dilated & ~mask).unsqueeze(-1), torch.tensor(colour).to(picture), picture)
 
 
 def find_white_and_black(factors: Sequence[Sequence[float]], bias: Sequence[float] | None) -> tuple[Tensor, Tensor]:
