@@ -32,13 +32,15 @@ TEXT_ENCODER: dict[str, Any] = {
 """The text model as a transformers ``CLIPTextConfig``, and as the host's CLIP config."""
 
 
-def text_encoder_weights() -> dict[str, Tensor]:
+def text_encoder_weights(folder: Path | None = None) -> dict[str, Tensor]:
     """The weights of a CLIP text model without layers, float32, under transformers' names.
+
+    `folder` holds its ``rows.safetensors``; default: the embedded model's.
 
     Tokens that no caption uses get a zero row: the model was trained with such words in its
     captions, and ignores them.
     """
-    rows = load_file(FOLDER / "text_encoder" / "rows.safetensors")
+    rows = load_file((folder or FOLDER / "text_encoder") / "rows.safetensors")
     tokens = torch.zeros(CLIP_VOCABULARY, TEXT_ENCODER["hidden_size"])
     tokens[rows["token_ids"].long()] = rows["token_embedding"].float()
     return {

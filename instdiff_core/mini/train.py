@@ -62,6 +62,8 @@ class Words(nn.Module):
     token and the pads take over the meaning and the words' own attention stays flat.
     """
 
+    token_ids: Tensor
+
     def __init__(self, tokenizer: Any, texts: list[str]) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -95,7 +97,27 @@ class Words(nn.Module):
         return [self.row.get(token, UNKNOWN) for token in ids]
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self.norm(self.tokens(rows) + self.positions.weight)
+        return self.norm(self.tokens(rows) + self.positions.weight[: rows.shape[-1]])
+
+    def stored(self) -> dict[str, Tensor]:
+        """The rows in use, in half precision: the content of ``rows.safetensors``."""
+        rows = {
+            "token_ids": self.token_ids.to(torch.int32),
+            "token_embedding": self.tokens.weight[[self.row[token] for token in self.token_ids.tolist()]].half(),
+            "position_embedding": self.positions.weight.half(),
+            "final_layer_norm.weight": self.norm.weight.half(),
+            "final_layer_norm.bias": self.norm.bias.half(),
+        }
+        return {name: value.detach().cpu().contiguous() for name, value in rows.items()}
+
+    @torch.no_grad()
+    def load_stored(self, rows: dict[str, Tensor]) -> None:
+        """Take over what `stored` gave. Tokens that it does not hold keep their rows."""
+        for token, row in zip(rows["token_ids"].tolist(), rows["token_embedding"], strict=True):
+            self.tokens.weight[self.row[token]] = row.float()
+        self.positions.weight.copy_(rows["position_embedding"])
+        self.norm.weight.copy_(rows["final_layer_norm.weight"])
+        self.norm.bias.copy_(rows["final_layer_norm.bias"])
 
 
 def every_word() -> list[str]:
@@ -302,14 +324,7 @@ def write_unet(model: Any, out: Path) -> None:
     DDIMScheduler(**SCHEDULER).save_pretrained(out / "scheduler")
     folder = out / "text_encoder"
     folder.mkdir(exist_ok=True)
-    rows = {
-        "token_ids": words.token_ids.to(torch.int32),
-        "token_embedding": words.tokens.weight[[words.row[token] for token in words.token_ids.tolist()]].half(),
-        "position_embedding": words.positions.weight.half(),
-        "final_layer_norm.weight": words.norm.weight.half(),
-        "final_layer_norm.bias": words.norm.bias.half(),
-    }
-    save_file({name: value.detach().cpu().contiguous() for name, value in rows.items()}, folder / "rows.safetensors")
+    save_file(words.stored(), folder / "rows.safetensors")
 
 
 if __name__ == "__main__":

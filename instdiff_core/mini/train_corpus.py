@@ -191,11 +191,7 @@ def starting_model(tokenizer: Any) -> Any:
         rows = stored["token_embedding"].float()
         drawn = torch.randn(words.tokens.weight[1:].shape, generator=torch.Generator().manual_seed(SEED))
         words.tokens.weight[1:] = rows.mean(0) + rows.std() * drawn
-        for token, row in zip(stored["token_ids"].tolist(), rows, strict=True):
-            words.tokens.weight[words.row[token]] = row
-        words.positions.weight.copy_(stored["position_embedding"])
-        words.norm.weight.copy_(stored["final_layer_norm.weight"])
-        words.norm.bias.copy_(stored["final_layer_norm.bias"])
+    words.load_stored(stored)
     words.share_sink()
     return nn.ModuleDict({"unet": unet, "words": words})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import comfy.latent_formats
@@ -47,11 +48,13 @@ class MiniModel(comfy.supported_models.SD15):
 
 
 class MiniClip(comfy.sd1_clip.SDClipModel):
+    config = TEXT_ENCODER
+
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None) -> None:
         super().__init__(
             device=device,
             dtype=dtype,
-            textmodel_json_config=TEXT_ENCODER,
+            textmodel_json_config=self.config,
             return_projected_pooled=False,
             model_options=model_options or {},
         )
@@ -90,27 +93,38 @@ def load_mini_unet() -> Any:
         "use_temporal_attention": False,
         "legacy": False,
     }
-    stored = _weights("unet")
     names = comfy.utils.unet_to_diffusers(layout)
-    model_config = MiniModel(layout)
-    device = comfy.model_management.get_torch_device()
-    dtype = comfy.model_management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(stored),
-        supported_dtypes=model_config.supported_inference_dtypes,
-    )
-    model_config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
-    model = model_config.get_model({})
-    model.load_model_weights({names[name]: value for name, value in stored.items()})
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    loaded = patcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
-    loaded.cached_patcher_init = (load_mini_unet, ())
-    return loaded
+    weights = {names[name]: value for name, value in _weights("unet").items()}
+    return make_model(MiniModel(layout), weights, load_mini_unet)
 
 
 def load_mini_clip() -> Any:
     """The text model as a CLIP, with the host's own tokenizer."""
-    target = comfy.supported_models_base.ClipTarget(MiniTokenizer, MiniTextEncoder)
-    weights = {f"clip_l.transformer.{name}": value for name, value in text_encoder_weights().items()}
+    return make_clip(MiniTokenizer, MiniTextEncoder, text_encoder_weights())
+
+
+def make_model(
+    config: comfy.supported_models_base.BASE, weights: dict[str, torch.Tensor], load_again: Callable[[], Any]
+) -> Any:
+    """A MODEL of the host's class for the config. The host calls `load_again` where it needs a second one."""
+    device = comfy.model_management.get_torch_device()
+    dtype = comfy.model_management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(weights),
+        supported_dtypes=config.supported_inference_dtypes,
+    )
+    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
+    model = config.get_model({})
+    model.load_model_weights(weights)
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    loaded = patcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+    loaded.cached_patcher_init = (load_again, ())
+    return loaded
+
+
+def make_clip(tokenizer: type, text_encoder: type, weights: dict[str, torch.Tensor]) -> Any:
+    """A CLIP of a text model without layers, whose weights have transformers' names."""
+    target = comfy.supported_models_base.ClipTarget(tokenizer, text_encoder)
+    weights = {f"clip_l.transformer.{name}": value for name, value in weights.items()}
     parameters = sum(value.numel() for value in weights.values())
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.CLIP(target, embedding_directory=embeddings, tokenizer_data={}, parameters=parameters)

@@ -1,0 +1,83 @@
+"""The flow model that we train and the host's Flux class are one model, and so are its two text encoders."""
+
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from instdiff_core.mini.flow import Flow, FlowConfig, _rotation
+from instdiff_core.mini.train_flow import context_of, starting_model, write_flow
+from tests.flow_model import diffusion_model_layout, load_flow
+
+from .conftest import PACK
+
+
+@pytest.fixture
+def twins(host):
+    """A model of ours with weights that all matter, and the host's with the same."""
+    from comfy.ldm.flux.model import Flux
+    from comfy.ops import disable_weight_init
+
+    torch.manual_seed(5)
+    config = FlowConfig(hidden_size=64, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=24)
+    ours = Flow(config)
+    theirs = Flux(**diffusion_model_layout(asdict(config)), dtype=torch.float32, operations=disable_weight_init)
+    names = set(theirs.state_dict())
+    with torch.no_grad():
+        # the pooled text's weights stay zero: nothing of it is used
+        for parameter in (each for each in ours.parameters() if each.requires_grad):
+            parameter.copy_(torch.randn(parameter.shape) / parameter.shape[-1] ** 0.5)
+    renamed = {
+        name if name in names else name.replace(".scale", ".weight"): value for name, value in ours.state_dict().items()
+    }
+    theirs.load_state_dict(renamed)
+    return ours, theirs
+
+
+@pytest.mark.parametrize(("height", "width", "words"), [(32, 32, 16), (8, 20, 5), (16, 6, 77)])
+@torch.no_grad()
+def test_the_trained_model_is_the_hosts_flux(twins, height, width, words):
+    ours, theirs = twins
+    latents, context = torch.randn(2, 4, height, width), torch.randn(2, words, 24)
+    sigmas = torch.tensor([0.9, 0.3])
+    expected = theirs(latents, sigmas, context, torch.zeros(2, 1))
+    torch.testing.assert_close(ours(latents, sigmas, context), expected, atol=2e-6, rtol=2e-6)
+
+
+@torch.no_grad()
+def test_what_is_written_is_read_by_the_host_with_the_same_words_and_velocity(host, tmp_path):
+    torch.manual_seed(6)
+    trained = starting_model(None)
+    for parameter in trained["flow"].final_layer.parameters():
+        parameter.normal_(std=0.1)
+    write_flow(trained, tmp_path)
+    model, clip = load_flow(sys.modules[f"{PACK}.nodes.host.mini_model"], tmp_path)
+    text = "a red car on the grass"
+    context = clip.encode_from_tokens(clip.tokenize(text))
+    expected = context_of(trained, [text], context.shape[1])
+    torch.testing.assert_close(context, expected, atol=2e-3, rtol=2e-3)
+    latents, sigmas = torch.randn(1, 4, 32, 32), torch.tensor([0.6])
+    predicted = model.model.diffusion_model(latents, sigmas, context, torch.randn(1, 1))
+    torch.testing.assert_close(predicted.float(), trained["flow"](latents, sigmas, expected), atol=1e-2, rtol=1e-2)
+
+
+@torch.no_grad()
+def test_going_on_from_written_weights_starts_where_they_stand(tmp_path):
+    torch.manual_seed(7)
+    trained = starting_model(None)
+    write_flow(trained, tmp_path)
+    again = starting_model(tmp_path)
+    for name, value in trained["flow"].state_dict().items():
+        torch.testing.assert_close(again["flow"].state_dict()[name], value, atol=1e-3, rtol=1e-3)
+    texts = ["", "a cat and a zebra at night"]
+    torch.testing.assert_close(context_of(again, texts, 20), context_of(trained, texts, 20), atol=4e-3, rtol=4e-3)
+
+
+@torch.no_grad()
+def test_a_window_stands_where_it_was_cut_out():
+    config = FlowConfig(hidden_size=64, num_heads=2, depth=1, depth_single_blocks=1)
+    whole, part = (_rotation(config, 3, torch.arange(first, last), torch.arange(8)) for first, last in ((0, 8), (2, 5)))
+    torch.testing.assert_close(part[:, 3:], whole[:, 3 + 2 * 8 : 3 + 5 * 8])
