@@ -16,7 +16,6 @@ import importlib.metadata
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,9 +85,9 @@ def host_path_fixture() -> Path:
     return host_path()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, without a window."""
+    """Chromium, without a window. Its event loop is this thread's, where other modules run loops of their own."""
     with chromium() as browser:
         yield browser
 
@@ -96,14 +95,11 @@ def browser() -> Iterator[Browser]:
 NEEDS: dict[str, Callable[[], str]] = {"host": _why_no_host, "browser": why_no_browser}
 """By marker: what keeps its tests from running, and how to change it."""
 
-SKIPPED = pytest.StashKey[Counter[str]]()
+ORDER = ("live", "nodes", "web", "core")
+"""The folders with the longest modules first: a worker of pytest-xdist that has one left keeps the others waiting."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SKIPPED] = Counter()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(folder in item.path.parents for folder in HOST_TESTS):
             item.add_marker(pytest.mark.host)
@@ -112,16 +108,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         missing = next((name for name in NEEDS if item.get_closest_marker(name) and NEEDS[name]()), None)
         if missing:
             item.add_marker(pytest.mark.skip(reason=NEEDS[missing]().split("|")[0]))
-            config.stash[SKIPPED][missing] += 1
-    # an open browser has this thread's event loop, and the host's nodes need one of their own
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    items.sort(key=lambda item: ORDER.index(item.path.parent.name))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The last lines: pytest's own count of skipped tests does not say what was missed."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-    for name, count in config.stash.get(SKIPPED, Counter()).items() if reporter else ():
-        why, advice = NEEDS[name]().split("|")
-        tests = "1 test that needs it was" if count == 1 else f"{count} tests that need it were"
-        reporter.write_line(f"{why[0].upper()}{why[1:]}: {tests} skipped. {advice}", yellow=True)
+    reasons = [report.longrepr[2] for report in reporter.stats.get("skipped", [])] if reporter else []
+    for why, advice in (need().split("|") for need in NEEDS.values() if need()):
+        if count := sum(reason.endswith(why) for reason in reasons):
+            tests = "1 test that needs it was" if count == 1 else f"{count} tests that need it were"
+            reporter.write_line(f"{why[0].upper()}{why[1:]}: {tests} skipped. {advice}", yellow=True)
