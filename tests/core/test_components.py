@@ -85,10 +85,10 @@ def test_two_objects_of_like_size_both_stay_and_so_does_a_large_hole():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_specks_streaks_and_an_eye_go_by_default_and_the_object_stays(seed):
-    truth = disc(*RNG(seed).integers(100, 156, 2), 60)
-    before = spoilt(truth, seed)
-    after = clean_masks(torch.from_numpy(before)[None], PRESETS["default"].min_area)[0].numpy()
-    before, after, truth = (torch.from_numpy(mask) for mask in (before, after, truth))
+    y, x = RNG(seed).integers(100, 156, 2)
+    drawn_truth = disc(y, x, 60)
+    truth, before = (torch.from_numpy(mask) for mask in (drawn_truth, spoilt(drawn_truth, seed)))
+    after = clean_masks(before[None], PRESETS["default"].min_area)[0]
     assert boundary_f(before, truth) < 0.97
     assert iou(after, truth) > max(0.99, iou(before, truth))
     assert boundary_f(after, truth) > 0.97

@@ -96,7 +96,8 @@ def test_the_mask_is_the_one_of_diffusers_whatever_its_guidance(
     )  # fmt: skip
     options = DiffEditOptions(3, DIFFUSERS_STRENGTH)
     difference = engine.measure_difference(model, *given, seeds=SEEDS, options=options)
-    _, ours = threshold_difference(difference, tuple(difference.shape[-2:]))
+    height, width = difference.shape[-2:]
+    _, ours = threshold_difference(difference, (height, width))
     latents = model.encode(given[0])
     for number, (_, source, target) in enumerate(zip(*given, strict=True)):
         theirs = pipe.generate_mask(
@@ -119,7 +120,8 @@ def test_pictures_side_by_side_get_the_masks_that_they_get_alone(
     model: EditModel, given: tuple[list[np.ndarray], list[str], list[str]]
 ) -> None:
     together = engine.measure_difference(model, *given, seeds=SEEDS)
-    second = engine.measure_difference(model, *(part[1:] for part in given), seeds=SEEDS[1:])
+    pictures, sources, targets = given
+    second = engine.measure_difference(model, pictures[1:], sources[1:], targets[1:], seeds=SEEDS[1:])
     torch.testing.assert_close(together[1:], second, atol=1e-4, rtol=1e-3)
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from instdiff_core.evidence import (
     CHANGE,
@@ -47,11 +48,11 @@ def word_maps(batch=1, grid=(4, 6), seed=0):
     return torch.rand(batch, 4, *grid, generator=torch.Generator().manual_seed(seed))
 
 
-def affinities(cells, batch=1, seed=0):
+def affinities(cells: int, batch: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
     return layer(noise(batch, cells, cells, seed=seed).softmax(-1))
 
 
-def layer(affinity):
+def layer(affinity: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys ``[B, 1, N, N]`` of a self-attention layer whose probabilities are these ``[B, N, N]``."""
     cells = affinity.shape[-1]
     queries = affinity.clamp(min=1e-30).log()[:, None] * cells**0.5
@@ -239,9 +240,10 @@ def test_the_device_is_never_waited_for():
     """A tensor on the meta device has no values: to ask for one raises."""
     recorder = Recorder()
     latents = torch.empty(4, 2, 4, 32, 32, device="meta")
+    cells = torch.empty(2, 4, 64, 8, device="meta")
     for _ in range(2):
         recorder.add_words(torch.empty(2, 4, 8, 8, device="meta"))
-        recorder.add_self_attention(*torch.empty(2, 2, 4, 64, 8, device="meta"), (8, 8))
+        recorder.add_self_attention(cells, cells, (8, 8))
         assert recorder.close_step(NoiseLevel(*torch.empty(2, device="meta")), Predictions(*latents))
     found = recorder.evidence()
     assert [getattr(found, part).device.type for part in PARTS] == ["meta"] * 4
@@ -254,15 +256,15 @@ def test_the_device_is_never_waited_for():
 def test_the_evidence_of_a_batch_is_that_of_its_pictures():
     together, alone = Recorder(), [Recorder() for _ in range(3)]
     for number, sigma in enumerate((4.0, 1.0)):
-        maps, cells, made = word_maps(3, seed=number), affinities(24, 3, number), predictions(3, seed=number)
+        maps, (queries, keys), made = word_maps(3, seed=number), affinities(24, 3, number), predictions(3, seed=number)
         for picture, recorder in enumerate([*alone, together]):
             part = slice(picture, picture + 1) if recorder is not together else slice(None)
             recorder.add_words(maps[part])
-            recorder.add_self_attention(*(each[part] for each in cells), (4, 6))
+            recorder.add_self_attention(queries[part], keys[part], (4, 6))
             recorder.close_step(level(sigma), made.entries(part))
-    for part in PARTS:
-        expected = torch.cat([getattr(recorder.evidence(), part) for recorder in alone])
-        torch.testing.assert_close(getattr(together.evidence(), part), expected)
+    for name in PARTS:
+        expected = torch.cat([getattr(recorder.evidence(), name) for recorder in alone])
+        torch.testing.assert_close(getattr(together.evidence(), name), expected)
 
 
 def test_shared_evidence_is_the_mean_of_the_batch():
@@ -355,8 +357,9 @@ def test_the_noise_mask_goes_with_the_evidence_and_into_the_record_for_the_first
         recorder.add_words(word_maps(2, seed=number))
         recorder.close_step(level(2.0 - number), predictions(2, seed=number))
     record = recorder.freeze(WORDS, 8)
-    for found in (recorder.evidence(), record, record.evidence(), record.evidence(1)):
-        assert torch.equal(found.noise_mask, noise_mask)
+    for kept in (recorder.evidence(), record, record.evidence(), record.evidence(1)):
+        assert kept.noise_mask is not None
+        assert torch.equal(kept.noise_mask, noise_mask)
 
 
 # ---- the record ----

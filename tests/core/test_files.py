@@ -87,6 +87,7 @@ def test_colours_of_any_mode_are_right(tmp_path, name):
 def test_transparency_is_read_beside_the_colours(tmp_path, name):
     make, suffix, wanted = TRANSPARENT[name]
     colours, alpha = read_picture(saved(make(), tmp_path / f"picture.{suffix}"))
+    assert alpha is not None
     assert np.array_equal(alpha, ALPHA)
     if wanted is not None:
         assert np.array_equal(colours, wanted)
@@ -102,7 +103,9 @@ def test_a_transparent_colour_of_a_palette_is_transparent(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
 def test_transparency_is_kept_where_the_format_holds_it(tmp_path, suffix):
     save_picture(COLOURS, tmp_path / f"out.{suffix}", ALPHA)
-    assert np.array_equal(read_picture(tmp_path / f"out.{suffix}")[1], ALPHA)
+    _, alpha = read_picture(tmp_path / f"out.{suffix}")
+    assert alpha is not None
+    assert np.array_equal(alpha, ALPHA)
 
 
 def test_where_it_does_not_the_colours_are_saved(tmp_path):

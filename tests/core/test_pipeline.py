@@ -43,7 +43,7 @@ def latent(model: EditModel) -> torch.Tensor:
 def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
     """Every pixel with one of the mask in the square of `pixels` around it."""
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, pixels), (2 * pixels + 1,) * 2)
-    return windows.any((-2, -1))
+    return np.asarray(windows.any((-2, -1)))
 
 
 def small_unet(**changes: Any) -> UNet2DConditionModel:
@@ -197,8 +197,10 @@ def test_the_report_says_what_the_mask_rests_on_and_is_json(model: EditModel, pi
 
 def test_progress_counts_every_step_of_sampling_and_finish(model: EditModel, picture: np.ndarray) -> None:
     seen: list[tuple[int, int]] = []
-    options = {"sampling": SamplingOptions(2), "finishing": FinishOptions(3, strength=0.75)}
-    edit(model, picture, "a dog", progress=lambda *step: seen.append(step), **options)
+    edit(
+        model, picture, "a dog", sampling=SamplingOptions(2), finishing=FinishOptions(3, strength=0.75),
+        progress=lambda *step: seen.append(step),
+    )  # fmt: skip
     assert seen == [(done, 5) for done in range(1, 6)]
 
 

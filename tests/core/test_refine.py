@@ -99,9 +99,8 @@ def changed(*places, words=(DOG, ~(DOG | BALL), BALL), plain_guide=False):
         error = torch.where(place, 0.4 * ratio, error)
         guide = guide + place * torch.tensor([1.0, -1.0, 0.5, 2.0]).roll(number).view(4, 1, 1)
     guide = guide + 0.05 * torch.randn(guide.shape, generator=torch.Generator().manual_seed(0))
-    propagated = [at_grid(change), at_grid(error), at_grid(torch.full((64, 64), 0.4))]
-    propagated += [0.02 + 0.1 * at_grid(word) for word in words]
-    propagated = torch.stack(propagated)[None]
+    signals = [at_grid(change), at_grid(error), at_grid(torch.full((64, 64), 0.4))]
+    propagated = torch.stack([*signals, *(0.02 + 0.1 * at_grid(word) for word in words)])[None]
     maps = torch.cat([torch.ones(1, 2, *GRID), propagated[:, 3:]], 1)
     return Evidence(maps, maps, propagated, guide[None] * (not plain_guide))
 
@@ -629,6 +628,12 @@ def get_record(*steps, settings=None, sigmas=None, words=SCENE_WORDS, size=(32, 
     return AttentionRecord(maps, propagated, torch.zeros(maps.shape[1], 4, *size).half(), words, sigmas, 8)
 
 
+def record_of(evidence, words, scale):
+    """The record of a run of one step that said this."""
+    maps, propagated = (part[None].half() for part in (evidence.maps, evidence.propagated))
+    return AttentionRecord(maps, propagated, evidence.image_latent.half(), words, (5.0,), scale)
+
+
 def test_a_record_is_refined_at_image_size_with_the_roles_of_its_first_step():
     second = scene()
     second[0] = 0.9 - 0.5 * blob(12, 11, 2.5)
@@ -649,8 +654,7 @@ def test_fewer_steps_refine_as_if_the_run_had_ended_there(settings):
 
 def test_a_record_follows_the_edges_of_the_picture_that_is_given():
     evidence = changed((DOG, 1.3))
-    parts = (part.half() for part in (evidence.maps[None], evidence.propagated[None], evidence.image_latent))
-    record = AttentionRecord(*parts, OBJECTS, (5.0,), 2)
+    record = record_of(evidence, OBJECTS, 2)
     large = disc(45, 41, 24, (128, 128))
     plain, followed = (
         refine_record(record, CHANGE, picture=given).binary[0] for given in (None, large.expand(1, 3, -1, -1).float())
@@ -688,8 +692,7 @@ def test_nothing_outside_the_noise_mask_is_in_the_mask_and_all_inside_stays_as_i
 def test_at_image_size_the_mask_ends_at_the_pixel_where_the_noise_mask_does(method, changes, seen):
     settings = dataclasses.replace(METHODS[method], **changes)
     evidence = part_of(three_pictures(method), slice(2))
-    parts = (part.half() for part in (evidence.maps[None], evidence.propagated[None], evidence.image_latent))
-    record = AttentionRecord(*parts, words_of(method), (5.0,), 8)
+    record = record_of(evidence, words_of(method), 8)
     noise_mask = halves(record.latent_size)
     picture = torch.rand(1, 3, *record.image_size) if seen else None
     expected = refine_record(record, settings, picture=picture)
@@ -778,9 +781,9 @@ def test_draws_that_disagree_lower_the_agreement_of_the_mask_that_they_share():
 
 def test_settings_cannot_be_changed_behind_a_users_back():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        PRESETS["paper"].threshold = 0.5
+        PRESETS["paper"].threshold = 0.5  # type: ignore[misc]
     with pytest.raises(TypeError):
-        PRESETS["paper"] = MaskSettings(threshold=0.5)
+        PRESETS["paper"] = MaskSettings(threshold=0.5)  # type: ignore[index]
 
 
 def test_the_presets_are_the_papers_numbers_and_the_measured_default():

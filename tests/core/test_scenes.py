@@ -43,7 +43,8 @@ def test_the_mask_is_what_the_object_changed(name):
 def test_pictures_have_the_size_asked_for_and_objects_their_scale(size):
     for seed in range(20):
         picture, masks = compose(rng(seed), ["ball"], "sand", size=size, scale=(0.5, 0.6))
-        assert (picture.shape, picture.dtype) == ((size, size, 3), np.uint8)
+        assert picture.shape == (size, size, 3)
+        assert picture.dtype == np.uint8
         rows, columns = np.nonzero(masks[0])
         assert 0.45 * size < max(np.ptp(rows), np.ptp(columns)) + 1 < 0.62 * size
 

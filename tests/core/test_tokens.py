@@ -174,7 +174,9 @@ class Vocabulary:
     def __init__(self, *pieces):
         self.pieces = dict(enumerate(["<pad>", "</s>", *pieces]))
         self.ids = {piece: number for number, piece in self.pieces.items()}
-        self.spelling = find_spelling(self.ids)
+        spelling = find_spelling(self.ids)
+        assert spelling is not None
+        self.spelling = spelling
 
     def read(self, tokens, empty, length=None):
         ids, none = ([(self.ids[piece], 1.0) if isinstance(piece, str) else piece for piece in part]

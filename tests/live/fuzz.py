@@ -172,7 +172,7 @@ NUMBERS = [
     float("nan"), float("inf"), float("-inf"), 1e308, -1e308, 5e-324, 0, -1, -0.0, 0.5, 1.0, 2**31, -(2**31), 2**63,
     2**64 - 1, 2**64, -(2**64), 10**400, 65537, True, False,
 ]  # fmt: skip
-STRUCTURES = [
+STRUCTURES: list[Any] = [
     None, [], {}, [[]], [None], {"__value__": []}, {"__value__": [1, 2]}, {"__value__": None}, {"__type__": "LATENT"},
     {"samples": 5}, {"samples": None}, {"__value__": {"samples": [[1]]}}, {"__value__": [[1, {}]]},
     {"__value__": [["a", {"pooled_output": None}]]}, [1, 2, 3], ["a"] * 50, {str(n): n for n in range(50)},
@@ -236,7 +236,7 @@ def _long(dice: random.Random, *_: Any) -> str:
 
 def _link(dice: random.Random, graph: Graph, name: str) -> list[Any]:
     """To the node itself, to another (often of the wrong type, or further down: a cycle), or to none at all."""
-    target = dice.choice([*sorted(graph), name, "no such node", 5, None, ["a"], {}])
+    target: Any = dice.choice([*sorted(graph), name, "no such node", 5, None, ["a"], {}])
     return [target, dice.choice((0, 0, 0, 1, 2, 3, -1, 99, 10**30, 0.5, "0", None, float("nan")))]
 
 

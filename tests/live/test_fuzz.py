@@ -16,6 +16,8 @@ CASES = int(os.environ.get("INSTDIFF_FUZZ_CASES", "0"))
 def load(name):
     """A module beside this one: tests are no packages, and their folder is not on the path."""
     spec = importlib.util.spec_from_file_location(f"live_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

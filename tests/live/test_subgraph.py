@@ -3,6 +3,7 @@
 import json
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def inputs(server, node):
 
 def flat(server):
     """The subgraph between Load Mini Model, Mini Scene and two previews, as /prompt takes it."""
-    graph = {
+    graph: dict[str, Any] = {
         "model": {"class_type": "InstDiffLoadMiniModel", "inputs": {}},
         "scene": {"class_type": "InstDiffMiniScene", "inputs": {"object": "cat", "background": "grass", "seed": 8}},
     }

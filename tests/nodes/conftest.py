@@ -132,8 +132,7 @@ def host(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Host:
 
     assert Path(nodes.__file__).parent == host_path
     folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
-    place = {"submodule_search_locations": [str(ROOT)]}
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", **place)
+    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     assert spec is not None
     assert spec.loader is not None
     pack = importlib.util.module_from_spec(spec)
@@ -286,7 +285,12 @@ def layout_model(host: Host) -> Any:
         cast: Any = None, state: dict[str, Tensor] | None = None,
     ) -> Any:  # fmt: skip
         kind, layout = layouts[name]
-        common = {"image_size": 32, "out_channels": 4, "model_channels": 32, "use_spatial_transformer": True}
+        common: dict[str, Any] = {
+            "image_size": 32,
+            "out_channels": 4,
+            "model_channels": 32,
+            "use_spatial_transformer": True,
+        }
         common |= {"use_temporal_attention": False, "legacy": False}
         if pooled:
             common |= {"num_classes": "sequential", "adm_in_channels": pooled + 6 * 256}

@@ -1,5 +1,8 @@
 """Together with what others do to the same model and the same conditionings, in either order."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -122,7 +125,7 @@ def wrapped(model):
     model.set_model_unet_function_wrapper(wrapper)
 
 
-ROWS = {
+ROWS: dict[str, Callable[[Any], Any]] = {
     "a replaced attn2": patched(lambda model: model.set_model_attn2_replace(weaker, "input", 3)),
     "a replaced attn2 of one transformer": patched(
         lambda model: model.set_model_attn2_replace(weaker, "input", 3, 0)

@@ -174,9 +174,9 @@ def test_as_many_pictures_come_out_as_the_most_that_went_in(host, both, make_pic
     edit = None if samples is None else {"samples": torch.randn(samples, 4, 8, 12) * 4}
     result, area = both(image, mask, samples=edit)
     assert len(result) == len(area) == 3
-    repeated = [each[[number % len(each) for number in range(3)]] for each in (image, mask)]
-    check(*repeated, result)
-    assert torch.equal(area, grown(repeated[1]).float())
+    image, mask = (each[[number % len(each) for number in range(3)]] for each in (image, mask))
+    check(image, mask, result)
+    assert torch.equal(area, grown(mask).float())
 
 
 def test_every_variant_is_finished_from_its_own_edit(host, finish, make_picture):

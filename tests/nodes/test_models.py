@@ -1,6 +1,7 @@
 """Models in their real layouts, with random weights: families, inpainting variants, weight types, sizes, refusals."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def text_encoder(host):
     def build(family):
         tokenizer, encoder = targets[family]
         names = {"l": "clip_l", "g": "clip_g", "h": "clip_h"}
-        options = {
+        options: dict[str, Any] = {
             f"{names[letter]}_model_config": {
                 "hidden_size": width, "intermediate_size": width * 2, "num_attention_heads": 4, "num_hidden_layers": 3,
                 "projection_dim": width,
@@ -37,11 +38,10 @@ def text_encoder(host):
         if family == "sd2":
             options["model_name"] = "clip_h"
 
-        class Small(encoder):
-            def __init__(self, device="cpu", dtype=None, model_options=None):
-                super().__init__(device=device, dtype=dtype, model_options=options | (model_options or {}))
+        def small(device="cpu", dtype=None, model_options=None):
+            return encoder(device=device, dtype=dtype, model_options=options | (model_options or {}))
 
-        target = comfy.supported_models_base.ClipTarget(tokenizer, Small)
+        target = comfy.supported_models_base.ClipTarget(tokenizer, small)
         clip = comfy.sd.CLIP(target, embedding_directory=None, tokenizer_data={}, parameters=1)
         generator = torch.Generator().manual_seed(0)
         for weight in clip.cond_stage_model.parameters():

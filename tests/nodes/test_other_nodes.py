@@ -39,8 +39,13 @@ def test_a_replaced_cross_attention_after_ours_still_acts(host, latent, key):
 def test_a_function_after_guidance_still_acts(host, latent):
     """A post-CFG function on the model sees every step of the edit."""
     seen = []
+
+    def halve(args):
+        seen.append(args["sigma"])
+        return args["denoised"] * 0.5
+
     model = host.model.clone()
-    model.set_model_sampler_post_cfg_function(lambda args: seen.append(args["sigma"]) or args["denoised"] * 0.5)
+    model.set_model_sampler_post_cfg_function(halve)
     assert torch.equal(host.capture(latent, model=model)[0], host.k_sampler(latent, model=model))
     assert len(seen) == 8
 
@@ -49,7 +54,8 @@ def test_a_function_after_guidance_still_acts(host, latent):
 def test_an_interrupted_run_leaves_nothing_behind(host, latent, node):
     import comfy.model_management
 
-    stopping, calls = [], []
+    stopping: list[bool] = []
+    calls: list[int] = []
 
     def hook(args):
         calls.append(1)
@@ -72,7 +78,8 @@ def test_an_interrupted_run_leaves_nothing_behind(host, latent, node):
 
 
 def test_an_error_in_another_nodes_hook_comes_through_and_leaves_nothing_behind(host, latent):
-    failing, calls = [], []
+    failing: list[bool] = []
+    calls: list[int] = []
 
     def hook(args):
         calls.append(1)

@@ -1,5 +1,7 @@
 """While sampling, what is shown has the mask's outline, and nothing that is kept has it."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -30,13 +32,10 @@ def guided(host, latent, **inputs):
 def unshown(model):
     """The same model with latents that the host cannot show."""
 
-    class Unshown(type(model.get_model_object("latent_format"))):
-        def __init__(self):
-            super().__init__()
-            self.latent_rgb_factors = None
-
+    latent_format = copy.copy(model.get_model_object("latent_format"))
+    latent_format.latent_rgb_factors = None
     model = model.clone()
-    model.add_object_patch("latent_format", Unshown())
+    model.add_object_patch("latent_format", latent_format)
     return model
 
 

@@ -66,7 +66,12 @@ def test_the_noise_level_of_a_flow_model_is_its_noise_to_signal(host, flux, make
     latent = make_latent(1, 16, 16, 16)
     steps: list[float] = []
     model = flux["model"].clone()
-    model.set_model_sampler_post_cfg_function(lambda args: steps.append(float(args["sigma"])) or args["denoised"])
+
+    def record_sigma(args):
+        steps.append(float(args["sigma"]))
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(record_sigma)
     _, attention = host.capture(latent, **flux | {"model": model})
     assert all(0 < sigma < 1 for sigma in steps)
     assert attention.sigmas == pytest.approx([sigma / (1 - sigma) for sigma in steps])

@@ -255,7 +255,7 @@ def test_runs_of_the_mini_model(core, subject, background):
 
 def test_moving_back_and_forth_forgets_nothing(core):
     record = make_record(WORDS, batch=2, steps=4, seed=10)
-    moves = [
+    moves: list[dict[str, Any]] = [
         {},
         {"steps": 2},
         {"words": ("grass",)},
