@@ -90,7 +90,7 @@ def test_specks_streaks_and_an_eye_go_by_default_and_the_object_stays(seed):
     truth, before = (torch.from_numpy(mask) for mask in (drawn_truth, spoilt(drawn_truth, seed)))
     after = clean_masks(before[None], PRESETS["default"].min_area)[0]
     assert boundary_f(before, truth) < 0.97
-    assert iou(after, truth) > max(0.99, iou(before, truth))
+    assert iou(after, truth) > max(0.99, float(iou(before, truth)))
     assert boundary_f(after, truth) > 0.97
 
 
