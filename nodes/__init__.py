@@ -11,6 +11,7 @@ from .guidance import InstantMaskGuidance
 from .heatmap import AttentionHeatmaps
 from .mini import LoadMiniModel, MiniScene
 from .refine import MaskSettingsNode, RefineInstantMask
+from .region import CropToEdit, PutBack
 from .sampler import MaskedSampler
 
 
@@ -27,6 +28,8 @@ class InstDiffEdit(ComfyExtension):
             MaskedSampler,
             InstantMaskGuidance,
             InpaintFinish,
+            CropToEdit,
+            PutBack,
             DiffEditMask,
             CompareEdit,
             LoadMiniModel,

@@ -17,6 +17,7 @@ ADVANCED: dict[str, Any] = {"advanced": True} if "advanced" in inspect.signature
 
 Attention = io.Custom("INSTDIFF_ATTENTION")
 Settings = io.Custom("INSTDIFF_SETTINGS")
+Area = io.Custom("INSTDIFF_AREA")
 
 
 def search_aliases(*searches: str) -> dict[str, Any]:

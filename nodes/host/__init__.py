@@ -3,6 +3,7 @@
 from .browser import leave_for_browser
 from .difference import measure_difference
 from .mini_model import load_mini_clip, load_mini_unet, load_mini_vae
+from .notices import native_side
 from .pictures import (
     check_channels,
     check_own_mask,
@@ -42,6 +43,7 @@ __all__ = [
     "load_mini_vae",
     "match_image_to_record",
     "measure_difference",
+    "native_side",
     "read_prompt",
     "repeat_to_batch",
     "sample",

@@ -19,10 +19,15 @@ LARGE = 2.5
 """From how many times these pixels on a picture is large: what costs is attention, which grows with their square."""
 
 
+def native_side(model: Any) -> int:
+    """Pixels across the square pictures that a MODEL was made for."""
+    width_of_prompts: Any = model.model.model_config.unet_config.get("context_dim")
+    return NATIVE_SIDES.get(width_of_prompts, 256)
+
+
 def warn_of_size(model: Any, latent: Tensor) -> None:
     """Say that a latent ``[B, C, H, W]`` is far larger than what the model was made for, and what to do."""
-    width_of_prompts: Any = model.model.model_config.unet_config.get("context_dim")
-    side = NATIVE_SIDES.get(width_of_prompts, 256)
+    side = native_side(model)
     scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
     height, width = latent.shape[-2] * scale, latent.shape[-1] * scale
     if height * width > LARGE * side**2:

@@ -23,6 +23,19 @@ KINDS = {
 }
 
 
+ALONE = ("InstDiffCropToEdit", "InstDiffPutBack")
+"""Nodes of none of these, which show no result."""
+
+
+def store(node, file):
+    """Keep the picture of a node."""
+    with Image.open(BytesIO(node.screenshot())) as screenshot:
+        picture = screenshot.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+    picture.save(file, optimize=True)
+    assert len(picture.getcolors() or []) > 50
+    assert file.stat().st_size < 150_000
+
+
 @pytest.fixture(scope="module")
 def page(browser, page_server):
     with opened(browser, page_server, "vue", scale=1.5) as page:
@@ -45,13 +58,17 @@ def test_a_node_has_its_picture(frontend, folder, name):
     frontend.run()
     before = set().union(*(KINDS[other] for other in WORKFLOWS[: WORKFLOWS.index(name)]))
     for kind in sorted(each for each in KINDS[name] - before if each.startswith("InstDiff")):
-        node, file = frontend.node(kind), folder / f"{kind}.png"
+        node = frontend.node(kind)
         node.evaluate("node.title = node.constructor.title")
-        with Image.open(BytesIO(node.screenshot())) as screenshot:
-            picture = screenshot.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
-        picture.save(file, optimize=True)
-        assert len(picture.getcolors() or []) > 50
-        assert file.stat().st_size < 150_000
+        store(node, folder / f"{kind}.png")
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_a_node_that_shows_no_result_has_its_picture(frontend, folder, kind):
+    folder.mkdir(exist_ok=True)
+    frontend.load(WORKFLOWS[0])
+    frontend.page.evaluate("app.graph.clear()")
+    store(frontend.add(kind), folder / f"{kind}.png")
 
 
 def test_every_node_with_a_help_page_has_its_stored_picture():

@@ -11,6 +11,8 @@ RELEASED = {
     "InstDiffMaskedSampler",
     "InstDiffMaskGuidance",
     "InstDiffInpaintFinish",
+    "InstDiffCropToEdit",
+    "InstDiffPutBack",
     "InstDiffDiffEditMask",
     "InstDiffCompareEdit",
     "InstDiffLoadMiniModel",

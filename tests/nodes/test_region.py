@@ -1,0 +1,132 @@
+"""Pictures of any size: a crop at the model's own size goes out, and only the edit comes back."""
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+
+@pytest.fixture
+def photo():
+    """A picture that is larger than what the mini model works on, with transparency."""
+    generator = torch.Generator().manual_seed(2)
+    small = torch.rand(1, 4, 60, 90, generator=generator)
+    return interpolate(small, (601, 907), mode="bilinear").movedim(1, -1).contiguous()
+
+
+def mask_of(*boxes, size=(601, 907)):
+    mask = torch.zeros(1, *size)
+    for top, left, height, width in boxes:
+        mask[0, top : top + height, left : left + width] = 1
+    return mask
+
+
+ONE = (200, 300, 80, 60)
+
+
+def test_the_crop_has_the_size_that_the_model_was_made_for(host, photo):
+    crop, mask, _ = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE), model=host.model)
+    assert crop.shape == (1, 256, 256, 4)
+    assert mask.shape == (1, 256, 256)
+    assert mask.mean() == pytest.approx(80 * 60 / 160**2, rel=0.02)
+    crop, _, _ = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE), megapixels=0.1, multiple_of=8)
+    assert crop.shape == (1, 320, 320, 4)
+
+
+def test_what_is_put_back_changes_the_painted_area_alone_and_at_full_size(host, photo):
+    before = photo.clone()
+    crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE), model=host.model)
+    result, painted = host.run("InstDiffPutBack", image=photo, area=area, edited=torch.zeros_like(crop[..., :3]))
+    assert torch.equal(photo, before)
+    assert result.shape == photo.shape
+    changed = (result != photo).any(-1)
+    assert torch.equal(changed & (painted == 0), torch.zeros_like(changed))
+    assert (result[..., :3][mask_of(ONE).bool()] < 0.01).all()
+    assert torch.equal(result[..., 3], photo[..., 3])
+    assert 80 * 60 < painted.sum() < 110 * 90
+
+
+def test_a_mask_found_in_the_crop_says_what_is_put_back(host, photo):
+    crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE), model=host.model)
+    found = torch.zeros(1, 32, 32)
+    found[:, :16] = 1
+    result, painted = host.run(
+        "InstDiffPutBack", image=photo, area=area, edited=1 - crop, mask=found, grow=0, feather=0
+    )
+    assert torch.equal((result != photo).any(-1) & (painted == 0), torch.zeros(1, 601, 907, dtype=torch.bool))
+    assert painted.sum() == pytest.approx(160 * 80, rel=0.03)
+    assert not painted[0, 245:].any()
+
+
+def test_an_edit_of_a_large_photo_keeps_the_photo_outside_the_edit(host, photo):
+    scene, truth = host.run("InstDiffMiniScene", object="cat", background="grass", seed=5)
+    photo[:, 200:456, 300:556, :3] = scene
+    mask = torch.zeros(1, 601, 907)
+    mask[:, 200:456, 300:556] = truth
+    crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask, model=host.model, context=1.2)
+    latent = host.vae.encode(crop[..., :3])
+    samples, found, _ = host.edit(latent, steps=2)
+    edited = host.vae.decode(samples)
+    result, painted = host.run("InstDiffPutBack", image=photo, area=area, edited=edited, mask=found)
+    changed = (result != photo).any(-1)
+    assert changed.any()
+    assert not (changed & (painted == 0)).any()
+
+
+def test_separate_parts_are_a_batch_and_all_come_back(host, photo):
+    boxes = (40, 40, 60, 50), (400, 700, 80, 90)
+    crops, masks, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(*boxes), separate=True)
+    assert len(crops) == len(masks) == 2
+    result, _ = host.run("InstDiffPutBack", image=photo, area=area, edited=torch.zeros_like(crops))
+    assert len(result) == 1
+    assert (result[..., :3][mask_of(*boxes).bool()] < 0.01).all()
+
+
+def test_a_batch_of_pictures_and_of_edits_comes_back_as_one(host, photo):
+    photos = torch.cat([photo, 1 - photo])
+    masks = torch.cat([mask_of(ONE), mask_of((10, 10, 90, 90))])
+    crops, _, area = host.run("InstDiffCropToEdit", image=photos, mask=masks)
+    edits = torch.cat([torch.zeros_like(crops), torch.ones_like(crops)])
+    result, painted = host.run("InstDiffPutBack", image=photos, area=area, edited=edits)
+    assert len(result) == len(painted) == 4
+    for number, value in enumerate((0, 0, 1, 1)):
+        assert ((result[number][..., :3][masks[number % 2].bool()] - value).abs() < 0.01).all()
+
+
+def test_one_picture_with_several_masks_gives_a_picture_for_each(host, photo):
+    masks = torch.cat([mask_of(ONE), mask_of((10, 10, 90, 90))])
+    crops, _, area = host.run("InstDiffCropToEdit", image=photo, mask=masks)
+    result, _ = host.run("InstDiffPutBack", image=photo, area=area, edited=torch.zeros_like(crops))
+    assert len(result) == 2
+
+
+def test_an_empty_mask_gives_the_picture_back(host, photo):
+    crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of())
+    result, painted = host.run("InstDiffPutBack", image=photo, area=area, edited=1 - crop)
+    assert torch.equal(result, photo)
+    assert not painted.any()
+
+
+def test_the_same_crop_comes_out_of_another_picture(host, photo):
+    _, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE))
+    hint = torch.zeros(1, 601, 907, 3)
+    hint[mask_of(ONE).bool()] = 1
+    crop, mask, again = host.run("InstDiffCropToEdit", image=hint, area=area)
+    assert again is area
+    assert (crop[..., 0] - mask).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("node", ["InstDiffCropToEdit", "InstDiffPutBack"])
+def test_a_picture_of_another_size_is_refused_with_both_sizes(host, photo, node):
+    crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE))
+    inputs = {"area": area} | ({"edited": crop} if node == "InstDiffPutBack" else {})
+    with pytest.raises(ValueError, match="the image is 900 x 601, and the area is of one of 907 x 601"):
+        host.run(node, image=photo[:, :, :900], **inputs)
+
+
+def test_crops_of_another_area_and_no_mask_are_refused(host, photo):
+    with pytest.raises(ValueError, match="nothing says what to cut: connect mask"):
+        host.run("InstDiffCropToEdit", image=photo)
+    masks = torch.cat([mask_of(ONE), mask_of((10, 10, 90, 90))])
+    crops, _, area = host.run("InstDiffCropToEdit", image=photo, mask=masks)
+    with pytest.raises(ValueError, match="there are 2 crops and 1 edited ones"):
+        host.run("InstDiffPutBack", image=photo, area=area, edited=crops[:1])
