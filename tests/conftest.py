@@ -108,7 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing = next((name for name in NEEDS if item.get_closest_marker(name) and NEEDS[name]()), None)
         if missing:
             item.add_marker(pytest.mark.skip(reason=NEEDS[missing]().split("|")[0]))
-    items.sort(key=lambda item: ORDER.index(item.path.parent.name))
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(ROOT / "tests").parts[0]))
 
 
 @pytest.hookimpl(trylast=True)
