@@ -90,6 +90,18 @@ def find_target_words(words: PromptWords, target: tuple[str, ...]) -> list[int]:
     return sorted({number for same in numbers for number in same})
 
 
+def check_method(words: PromptWords, settings: MaskSettings) -> None:
+    """Raises ``ValueError`` for the method "attention" on a prompt without a start token, unless words are named.
+
+    It finds the word that stands for the object by the start token's map.
+    """
+    if settings.method == "attention" and not words.start and not settings.target:
+        raise ValueError(
+            "the published method (preset 'paper') begins at the start token, and this model's text encoder has none: "
+            "take the preset 'default', or name the words that make the mask"
+        )
+
+
 def find_words(words: PromptWords, name: str) -> list[int]:
     """The numbers of the words that are `name`, case ignored; empty where the prompt has no such word."""
     return [number for number, text in enumerate(words.texts) if text.casefold() == name.casefold()]
@@ -118,7 +130,7 @@ def refine(
     """Make the instant mask from the evidence so far, in latent pixels.
 
     Maps that are constant, zero or NaN say nothing and count as zero. The result may be empty: it
-    is for the caller to say so. Raises ``ValueError`` as `find_target_words` does.
+    is for the caller to say so. Raises ``ValueError`` as `find_target_words` and `check_method` do.
     """
     return _apply_noise_mask(evidence.noise_mask, _ignore_noise_mask(evidence, words, settings, follow))
 
@@ -128,6 +140,7 @@ def _ignore_noise_mask(
 ) -> InstantMask:
     """The mask as if there were no noise mask."""
     chosen = find_target_words(words, settings.target)
+    check_method(words, settings)
     batch = len(evidence.maps)
     if settings.share:
         evidence = evidence.shared()

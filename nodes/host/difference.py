@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...instdiff_core.diffedit import measure_disagreement
 from ...instdiff_core.options import DiffEditOptions
-from .pictures import Latent, check_channels, get_samples
+from .pictures import Latent, check_channels, drop_time, get_samples
 from .text import Conditioning
 
 
@@ -29,8 +29,8 @@ def measure_difference(
     interrupt. A noise mask of the latent plays no part. Raises ``ValueError`` for a latent that is not
     of pictures or of another model.
     """
-    samples = get_samples(latent)
-    check_channels(model, samples)
+    check_channels(model, get_samples(latent))
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     generator = torch.Generator().manual_seed(seed)
     seeds = torch.randint(2**63 - 1, (options.noise_samples,), generator=generator).tolist()
     noises = [comfy.sample.prepare_noise(samples, noise_seed, latent.get("batch_index")) for noise_seed in seeds]
@@ -64,7 +64,7 @@ class _BothPrompts(comfy.samplers.CFGGuider):
         """What is left of `x` without the noise, by the target prompt."""
         prompts = [self.conds["positive"], self.conds["source"]]
         target, source = comfy.samplers.calc_cond_batch(self.inner_model, prompts, x, timestep, model_options or {})
-        self.differences.append(measure_disagreement(target, source))
+        self.differences.append(measure_disagreement(drop_time(target), drop_time(source)))
         return target
 
 

@@ -9,8 +9,10 @@ from typing import Any
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
+from .readers.layouts import FAMILIES
+
 NATIVE_SIDES = {768: 512, 1024: 768, 2048: 1024}
-"""Pixels across the pictures that a model was made for, by the width of its prompts: SD 1.x, SD 2.x, SDXL.
+"""Pixels across the pictures that a U-Net was made for, by the width of its prompts: SD 1.x, SD 2.x, SDXL.
 
 Of other widths there is only the embedded model, made for 256.
 """
@@ -21,6 +23,8 @@ LARGE = 2.5
 
 def native_side(model: Any) -> int:
     """Pixels across the square pictures that a MODEL was made for."""
+    if family := FAMILIES.get(type(model.model.diffusion_model).__name__):
+        return family.side
     width_of_prompts: Any = model.model.model_config.unet_config.get("context_dim")
     return NATIVE_SIDES.get(width_of_prompts, 256)
 

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 import nodes
 
+from ...instdiff_core.blend import keep_original
 from ...instdiff_core.evidence import AttentionRecord
 from .text import Conditioning
 
@@ -18,11 +19,25 @@ Latent = dict[str, Any]
 
 
 def get_samples(latent: Latent) -> Tensor:
-    """The samples of a latent of pictures. Raises ``ValueError`` for video, 3D and nested latents."""
+    """The samples of a latent of pictures ``[B, C, H, W]``. Raises ``ValueError`` for video, 3D and nested latents."""
     samples = latent["samples"]
-    if getattr(samples, "is_nested", False) or samples.ndim != 4:
+    if getattr(samples, "is_nested", False) or drop_time(samples).ndim != 4:
         raise ValueError("the latent must be of pictures (batch, channels, height, width), not of video or audio")
-    return samples
+    return drop_time(samples)
+
+
+def drop_time(samples: Tensor) -> Tensor:
+    """Latents ``[B, C, 1, H, W]`` as ``[B, C, H, W]``, others as they are.
+
+    Qwen-Image and Wan have latents of video, of which a picture is one frame. The host samples them as
+    they are; what is ours, and everything in the core, has no time. ``view_as`` the host's brings it back.
+    """
+    return samples.squeeze(2) if samples.ndim == 5 and samples.shape[2] == 1 else samples
+
+
+def keep_picture(mask: Tensor, edited: Tensor, picture: Tensor) -> Tensor:
+    """`keep_original` for latents of the host, with or without time."""
+    return keep_original(mask, drop_time(edited), drop_time(picture)).view_as(edited)
 
 
 def check_channels(model: Any, samples: Tensor) -> None:
@@ -148,7 +163,9 @@ def encode_for_inpainting(
             )
         row, column = -(-top // ratio), -(-left // ratio)
         whole = latent["samples"].clone()
-        whole[..., row : row + height, column : column + width] = repeat_to_batch(start, len(image)).to(whole)
+        drop_time(whole)[..., row : row + height, column : column + width] = repeat_to_batch(start, len(image)).to(
+            whole
+        )
         latent["samples"] = whole
     return positive, negative, latent
 
@@ -156,7 +173,9 @@ def encode_for_inpainting(
 def decode(vae: Any, latent: Latent, image: Tensor) -> Tensor:
     """The decoded latent without the padding, at the size, device and type of `image`, RGB."""
     (top, _), (left, _) = (_margins(vae, length) for length in image.shape[1:3])
-    return vae.decode(latent["samples"])[:, top : top + image.shape[1], left : left + image.shape[2], :3].to(image)
+    decoded = vae.decode(latent["samples"])
+    pictures = decoded.flatten(0, -4)  # VAEs of video have frames
+    return pictures[:, top : top + image.shape[1], left : left + image.shape[2], :3].to(image)
 
 
 def _margins(vae: Any, length: int) -> tuple[int, int]:

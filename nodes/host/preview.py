@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...instdiff_core.drawing import draw_marching_ants, find_white_and_black
+from .pictures import drop_time
 
 Progress = Callable[[int, Tensor, Tensor, int], Any]
 """A sampler's callback: step, denoised latent, noisy latent, number of steps."""
@@ -22,8 +23,10 @@ def outline_previews(
     """
     if latent_format.latent_rgb_factors is None:
         return callback
+    # some latents are shown as finer ones, of which each channel here holds a part
+    parts = like.shape[1] // len(latent_format.latent_rgb_factors)
     white, black = (
-        colour.to(like)
+        colour.repeat_interleave(parts).to(like)
         for colour in find_white_and_black(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
     )
 
@@ -31,7 +34,7 @@ def outline_previews(
         area = mask()
         if area is None:
             return callback(step, denoised, x, total)
-        shown = draw_marching_ants(denoised, area, white, black, step)
+        shown = draw_marching_ants(drop_time(denoised), area, white, black, step).view_as(denoised)
         result = callback(step, shown, x, total)
         # who keeps it, as SamplerCustomAdvanced does for its second output, keeps what was denoised
         shown.copy_(denoised)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -11,10 +12,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...instdiff_core.blend import keep_original
 from ...instdiff_core.evidence import AttentionRecord, Predictions
 from ...instdiff_core.noise import NoiseLevel
 from ...instdiff_core.session import MaskSession
+from .pictures import drop_time, keep_picture
 from .preview import outline_previews
 from .readers import Reader
 from .text import PROMPT, EditPrompt
@@ -140,9 +141,8 @@ class InstantMaskRun:
 
         The host has resolved the areas by now, and crops the model's input to them.
         """
-        height, width = latent.shape[-2:]
-        areas = [cond.get("area", (height, width, 0, 0)) for cond in self._edit_conditionings()]
-        if areas and not any(area[0] >= height and area[1] >= width and not any(area[2:]) for area in areas):
+        areas = [cond.get("area") for cond in self._edit_conditionings()]
+        if areas and not any(area is None or _is_whole(area, tuple(latent.shape[2:])) for area in areas):
             raise ValueError(
                 "the edit prompt is limited to an area, where the model sees a part of the picture only: limit it with "
                 "Conditioning (Set Mask) and set_cond_area 'default' instead, or by the input 'mask'"
@@ -178,7 +178,7 @@ class InstantMaskRun:
             noised = executor.class_obj.inner_model.scale_latent_inpaint(
                 x=x, sigma=sigma, noise=self._noise, latent_image=self._model_latent
             )
-            x = keep_original(self.session.mask, x, noised.to(x))
+            x = keep_picture(self.session.mask, x, noised.to(x))
         self._awaiting_call = True
         try:
             denoised = executor(x, sigma, *args, **kwargs)
@@ -188,7 +188,7 @@ class InstantMaskRun:
         finally:
             self._awaiting_call = False
         mask = self._close_step(level, denoised)
-        return denoised if mask is None else keep_original(mask, denoised, self._model_latent.to(denoised))
+        return denoised if mask is None else keep_picture(mask, denoised, self._model_latent.to(denoised))
 
     def _close_step(self, level: NoiseLevel, denoised: Tensor) -> Tensor | None:
         """The mask after a step."""
@@ -196,7 +196,14 @@ class InstantMaskRun:
         if predictions is None:
             self.session.drop_step()
             return self.session.mask
-        return self.session.step(level, Predictions(denoised, *predictions, self._model_latent.to(denoised)))
+        with_prompt, without = predictions
+        return self.session.step(
+            level,
+            Predictions(
+                drop_time(denoised), drop_time(with_prompt), None if without is None else drop_time(without),
+                drop_time(self._model_latent.to(denoised)),
+            ),
+        )  # fmt: skip
 
     def _calc_cond_batch(self, executor: Any, model: Any, conds: list[Any], *args: Any, **kwargs: Any) -> Any:
         """CALC_COND_BATCH: find the edit prompt in the step's first call; later calls of a step are other nodes'."""
@@ -230,6 +237,12 @@ class InstantMaskRun:
             return None
         self._extra_steps += 1
         return executor(model, [None, self._guider.conds[self._without_prompt]], *args, **kwargs)[1]
+
+
+def _is_whole(area: tuple[int, ...], size: tuple[int, ...]) -> bool:
+    """Whether an area, as the host has it (its size, then where it begins), is all of a latent of this size."""
+    half = len(area) // 2
+    return all(map(operator.ge, reversed(area[:half]), reversed(size))) and not any(area[half:])
 
 
 def _says_something(cond: dict[str, Any]) -> bool:

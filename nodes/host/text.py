@@ -10,7 +10,7 @@ from comfy.sd1_clip import escape_important, token_weights
 from torch import Tensor
 
 from ...instdiff_core.options import MaskSettings
-from ...instdiff_core.refine import find_target_words
+from ...instdiff_core.refine import check_method, find_target_words
 from ...instdiff_core.tokens import Clip, PromptWords, find_framed_words, find_spelling, join_words, prompt_words
 from .notices import notify
 
@@ -123,7 +123,7 @@ def check_prompt(
 
     `positive` are the contexts and options of the positive conditioning. Raises ``ValueError`` for
     one without an edit prompt, for several with different words, for one whose length does not
-    match its words, and as `find_target_words`.
+    match its words, and as `find_target_words` and `check_method`.
     """
     entries = list(positive)
     named = prompt is not None
@@ -148,4 +148,6 @@ def check_prompt(
                 f"{words.length}: encode the edit prompt again, and do not concatenate it with another one"
             )
     find_target_words(words, settings.target if settings else ())
+    if settings is not None:
+        check_method(words, settings)
     return prompt

@@ -17,12 +17,11 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
-from ...instdiff_core.blend import keep_original
 from ...instdiff_core.evidence import AttentionRecord
 from ...instdiff_core.options import MaskSettings
 from ...instdiff_core.session import MaskSession
 from .notices import warn_of_size
-from .pictures import Latent, repeat_to_batch, scale_mask_to_latent
+from .pictures import Latent, drop_time, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import check_readable, reader_for
 from .run import InstantMaskRun
 from .text import EditPrompt, check_prompt
@@ -102,7 +101,7 @@ class InstantMaskWrapper:
             self._record = record
         mask = run.session.mask
         if mask is not None and not leaves_noise:
-            samples = keep_original(mask.to(samples.device), samples, run.image_latent.to(samples))
+            samples = keep_picture(mask.to(samples.device), samples, run.image_latent.to(samples))
         # to where the host would move it next: a moved tensor is another one, and loses what it carries
         samples = _to_intermediate(samples)
         setattr(samples, SAMPLING, Sampling(record, run.noise.to(samples) if leaves_noise else None))
@@ -122,6 +121,7 @@ class InstantMaskWrapper:
     ) -> InstantMaskRun:
         """The run of a sampling, with its hooks installed. Raises ``ValueError`` for one that cannot have a mask."""
         model = guider.model_patcher
+        get_samples({"samples": latent})
         # the compiled code does not look at the hooks again, neither when they come nor when they go
         if model.get_wrappers(WrappersMP.APPLY_MODEL, "torch.compile"):
             raise ValueError("the model is compiled, and its attention cannot be read: leave TorchCompileModel out")
@@ -178,14 +178,14 @@ def wrap_model(model: Any, wrapper: InstantMaskWrapper) -> Any:
 
 def _like_latent(image_latent: Tensor, latent: Tensor) -> Tensor:
     """The picture's latent, for a batch like that of `latent`. Raises ``ValueError`` for another size."""
-    if image_latent.shape[1:] != latent.shape[1:]:
+    if image_latent.shape[1:] != drop_time(latent).shape[1:]:
         raise ValueError(
             f"Instant Mask Guidance has a latent of {tuple(image_latent.shape[1:])}, and {tuple(latent.shape[1:])} is "
             "sampled: give the sampler the LATENT that comes out of Instant Mask Guidance. For a second pass on an "
             "upscaled latent, put a Masked Sampler behind the upscaling, with the mask of the first pass at its "
             "input 'mask'"
         )
-    return repeat_to_batch(image_latent, len(latent))
+    return repeat_to_batch(image_latent, len(latent)).view_as(latent)
 
 
 def _noise_mask(denoise_mask: Tensor | None, latent: Tensor, device: torch.device) -> Tensor | None:
@@ -194,7 +194,7 @@ def _noise_mask(denoise_mask: Tensor | None, latent: Tensor, device: torch.devic
         return None
     if denoise_mask.shape != latent.shape:  # ComfyUI v0.3.64 prepares it only now
         denoise_mask = prepare_mask(denoise_mask, latent.shape, device)
-    return (denoise_mask > 0).any(1)
+    return (drop_time(denoise_mask) > 0).any(1)
 
 
 def _to_intermediate(samples: Tensor) -> Tensor:

@@ -185,47 +185,32 @@ def test_any_size_and_aspect_ratio(host, family, make_latent, size, cells):
     checked(host, family("sd1"), make_latent(1, *size), cells)
 
 
-@pytest.mark.parametrize("node", ["edit", "capture"])
-def test_joint_attention_models_are_refused_with_what_works(host, node, joint_model, make_latent):
-    latent = make_latent(1, 16, 16, 16)
-    refusal = rf"{type(joint_model.model).__name__} has no U-Net.*Stable Diffusion.*SDXL models: load one of those"
-    with pytest.raises(ValueError, match=refusal):
-        getattr(host, node)(latent, model=joint_model)
-
-
-def test_guidance_refuses_joint_attention_models_too(host, joint_model, make_latent):
-    with pytest.raises(ValueError, match="has no U-Net with cross-attention"):
-        host.run("InstDiffMaskGuidance", model=joint_model, latent={"samples": make_latent(1, 16, 16, 16)})
-
-
-@pytest.fixture(params=["Flux", "SD3", "QwenImage", "ZImage"])
-def joint_model(request, host, transformer_model):
-    """A small model of another kind, on the host's own classes."""
+@pytest.fixture
+def unreadable_model(host):
+    """A small PixArt, which calls its attention without options."""
     import comfy.model_patcher
     import comfy.supported_models
 
-    if request.param == "Flux":
-        return transformer_model
-    configs = {
-        "SD3": {
-            "in_channels": 16, "input_size": None, "patch_size": 2, "depth": 1, "num_patches": 64, "adm_in_channels": 8,
-            "pos_embed_max_size": 8, "pos_embed_scaling_factor": None,
-            "context_embedder_config": {
-                "target": "torch.nn.Linear", "params": {"in_features": 8, "out_features": 64},
-            },
-        },
-        "QwenImage": {
-            "image_model": "qwen_image", "in_channels": 64, "num_layers": 1, "attention_head_dim": 16,
-            "num_attention_heads": 2, "joint_attention_dim": 8, "axes_dims_rope": (4, 6, 6),
-        },
-        "ZImage": {
-            "image_model": "lumina2", "in_channels": 16, "dim": 32, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 2,
-            "n_kv_heads": 2, "cap_feat_dim": 8, "axes_dims": [4, 6, 6], "qk_norm": True, "multiple_of": 32,
-        },
-    }  # fmt: skip
-    # hosts before Z-Image know its Lumina 2 blocks already
-    kind = getattr(comfy.supported_models, request.param, comfy.supported_models.Lumina2)
-    config = kind(configs[request.param])
+    config = comfy.supported_models.PixArtAlpha(
+        {
+            "image_model": "pixart_alpha", "input_size": 16, "patch_size": 2, "in_channels": 4, "hidden_size": 32,
+            "depth": 1, "num_heads": 2, "caption_channels": 8, "model_max_length": 8, "micro_condition": False,
+        }
+    )  # fmt: skip
     config.set_inference_dtype(torch.float32, None)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(config.get_model({}), load_device=cpu, offload_device=cpu)
+
+
+@pytest.mark.parametrize("node", ["edit", "capture"])
+def test_models_whose_attention_cannot_be_reached_are_refused_with_the_reason_and_what_works(
+    host, node, unreadable_model, make_latent
+):
+    refusal = "PixArt shows its attention to no node.*Stable Diffusion.*SDXL, Flux.*Z-Image"
+    with pytest.raises(ValueError, match=refusal):
+        getattr(host, node)(make_latent(1, 16, 16), model=unreadable_model)
+
+
+def test_guidance_refuses_them_too(host, unreadable_model, make_latent):
+    with pytest.raises(ValueError, match="PixArt shows its attention to no node"):
+        host.run("InstDiffMaskGuidance", model=unreadable_model, latent={"samples": make_latent(1, 16, 16)})

@@ -1,0 +1,250 @@
+"""Sampling of transformers: as without us, with masks, under every guider, in every size."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+
+def check_record(attention: Any, steps: int = 2) -> None:
+    assert attention.words.texts == ("a", "green", "frog")
+    assert len(attention.sigmas) == steps
+    assert attention.maps.isfinite().all()
+    assert attention.propagated.isfinite().all()
+    assert attention.maps[:, :, 2:].amin() > 0
+
+
+def check_mask_acts(samples: Tensor, latent: Tensor) -> None:
+    """Part of the picture is the source's bit for bit, and part is not."""
+    assert samples.isfinite().all()
+    assert 0 < (samples != latent).flatten(2).any(1).float().mean() < 1
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize("negative", [13, 9], ids=["equal_lengths", "other_lengths"])
+def test_capturing_samples_as_k_sampler_does(host, family, cfg, negative):
+    latent = family.latent(10, 14)
+    inputs = family.inputs(cfg=cfg, negative=family.conditioning(2, negative))
+    plain = host.k_sampler(latent, **inputs)
+    samples, attention = host.capture(latent, **inputs)
+    assert (plain != latent).any()
+    assert torch.equal(samples, plain)
+    check_record(attention)
+
+
+@pytest.mark.parametrize("size", [(9, 13), (4, 30), (5, 5)], ids=str)
+def test_pictures_of_odd_sizes_are_masked(host, family, size):
+    latent = family.latent(*size)
+    samples, mask, attention = host.edit(latent, **family.inputs(cfg=4.0))
+    check_record(attention)
+    check_mask_acts(samples, latent)
+    pixels = 16 if family.name == "flux2" else 8
+    assert mask.shape == (1, size[0] * pixels, size[1] * pixels)
+
+
+def test_outside_a_mask_the_picture_is_kept_bit_for_bit(host, family):
+    latent, half = family.latent(8, 12), torch.zeros(1, 64, 96)
+    half[..., :48] = 1
+    samples, _, _ = host.edit(latent, mask=half, **family.inputs(cfg=4.0))
+    assert samples.shape == latent.shape
+    assert torch.equal(samples[..., 6:], latent[..., 6:])
+    assert (samples != latent)[..., :6].any(1).all()
+
+
+def test_batches_have_a_mask_each(host, family):
+    latent = family.latent(8, 12, batch=2)
+    samples, mask, attention = host.edit(latent, **family.inputs(cfg=4.0))
+    assert attention.maps.shape[1] == len(mask) == 2
+    check_mask_acts(samples, latent)
+
+
+def test_nothing_is_left_in_the_model(host, family):
+    latent = family.latent(8, 12)
+    before = copy.deepcopy(family.model.model_options)
+    plain = host.k_sampler(latent, **family.inputs())
+    host.edit(latent, **family.inputs())
+    assert family.model.model_options == before
+    assert torch.equal(host.k_sampler(latent, **family.inputs()), plain)
+
+
+def test_another_nodes_attention_is_kept_and_read_through(host, family):
+    """As packs for other attention kernels put it in, before or after ours."""
+    latent, called = family.latent(8, 12), []
+
+    def scaled(func: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        called.append(len(q))
+        return func(q, k, v * 0.5, *args, **kwargs)
+
+    model = family.model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = scaled
+    inputs = family.inputs(model=model)
+    plain = host.k_sampler(latent, **inputs)
+    assert called
+    assert not torch.equal(plain, host.k_sampler(latent, **family.inputs()))
+    samples, attention = host.capture(latent, **inputs)
+    assert torch.equal(samples, plain)
+    check_record(attention)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision(host, joint_family, family, dtype):
+    family = joint_family(family.name, dtype)
+    latent = family.latent(8, 12)
+    plain = host.k_sampler(latent, **family.inputs())
+    samples, attention = host.capture(latent, **family.inputs())
+    assert plain.isfinite().all()
+    assert torch.equal(samples, plain)
+    check_record(attention)
+    check_mask_acts(host.edit(latent, **family.inputs())[0], latent)
+
+
+# ---- guiders ----
+
+
+@pytest.mark.parametrize("guider", ["BasicGuider", "CFGGuider", "DualCFGGuider"])
+def test_every_guider(host, family, guider):
+    latent, inputs = family.latent(8, 12), family.inputs()
+    positive, negative = inputs["positive"], inputs["negative"]
+    prompts = {
+        "BasicGuider": {"conditioning": positive},
+        "CFGGuider": {"positive": positive, "negative": negative, "cfg": 3.0},
+        "DualCFGGuider": {"cond1": positive, "cond2": family.conditioning(5), "negative": negative,
+                          "cfg_conds": 3.0, "cfg_cond2_negative": 2.0, "style": "regular"},
+    }[guider]  # fmt: skip
+
+    def sample(model: Any, latent: Any) -> Tensor:
+        sigmas = host.extra("BasicScheduler", model=model, scheduler="normal", steps=2, denoise=0.6)
+        return host.extra(
+            "SamplerCustomAdvanced", noise=host.extra("RandomNoise", noise_seed=3),
+            guider=host.extra(guider, model=model, **prompts), sigmas=sigmas, latent_image=latent,
+            sampler=host.extra("KSamplerSelect", sampler_name="euler"),
+        )[0]  # fmt: skip
+
+    model, passed, attention = host.run("InstDiffMaskGuidance", model=family.model, latent={"samples": latent})
+    masked = sample(model, passed)
+    check_mask_acts(masked["samples"], latent)
+    check_record(host.hooks.get_record(attention, masked))
+    assert host.hooks.get_record(attention, masked).propagated[:, :, 2].any()
+    whole = torch.ones(1, 64, 96)
+    model, passed, _ = host.run("InstDiffMaskGuidance", model=family.model, latent={"samples": latent}, mask=whole)
+    assert torch.equal(sample(model, passed)["samples"], sample(family.model, {"samples": latent})["samples"])
+
+
+def test_without_a_negative_prompt_the_empty_prompt_is_predicted_in_two_steps(host, family):
+    latent = family.latent(8, 12)
+    attention = host.capture(latent, **family.inputs(cfg=1.0, steps=4, negative=family.conditioning(2)))[1]
+    assert [bool(step[:, 2].any()) for step in attention.propagated] == [True, True, False, False]
+
+
+# ---- noise ----
+
+
+def test_steps_count_by_noise_to_signal(host, family):
+    sampling = family.model.get_model_object("model_sampling")
+    attention = host.capture(family.latent(8, 12), **family.inputs(steps=3))[1]
+    ratios = torch.tensor(attention.sigmas)
+    assert (ratios.diff() < 0).all()
+    sigma = ratios / (1 + ratios)
+    assert sigma[0] <= float(sampling.sigma_max)
+
+
+def test_a_latent_that_came_noisy_goes_on_with_its_noise(host, family):
+    """KSampler (Advanced) in two halves: outside the mask the second half keeps the picture."""
+    latent, half = family.latent(8, 12), torch.zeros(1, 64, 96)
+    half[..., :48] = 1
+    inputs = family.inputs()
+    model, passed, _ = host.run("InstDiffMaskGuidance", model=family.model, latent={"samples": latent}, mask=half)
+    common = {
+        "noise_seed": 3, "steps": 6, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal",
+        "positive": inputs["positive"], "negative": inputs["negative"],
+    }  # fmt: skip
+    advanced = host.nodes.KSamplerAdvanced()
+    first = advanced.sample(
+        family.model, "enable", latent_image=passed, start_at_step=3, end_at_step=4,
+        return_with_leftover_noise="enable", **common,
+    )[0]  # fmt: skip
+    second = advanced.sample(
+        model, "disable", latent_image=first, start_at_step=4, end_at_step=6,
+        return_with_leftover_noise="disable", **common,
+    )[0]["samples"]  # fmt: skip
+    assert torch.equal(second[..., 6:], latent[..., 6:])
+    assert (second != latent)[..., :6].any(1).all()
+
+
+# ---- the other nodes ----
+
+
+def test_the_other_nodes_take_what_was_recorded(host, family):
+    latent = family.latent(8, 12)
+    attention = host.edit(latent, **family.inputs(cfg=4.0))[2]
+    mask, soft, report = host.run("InstDiffRefineMask", attention=attention)
+    assert mask.shape == soft.shape == (1, 128, 192) if family.name == "flux2" else (1, 64, 96)
+    assert "frog" in report
+    assert host.run("InstDiffRefineMask", attention=attention, words="frog")[1].isfinite().all()
+    assert host.run("InstDiffAttentionHeatmaps", attention=attention).isfinite().all()
+
+
+def test_diffedit_masks_by_velocity(host, family):
+    latent = family.latent(8, 12)
+    mask, soft = host.run(
+        "InstDiffDiffEditMask", model=family.model, source=family.conditioning(2), target=family.positive(),
+        latent_image={"samples": latent}, draws=2, denoise=0.5,
+    )  # fmt: skip
+    assert mask.shape == (1, 128, 192) if family.name == "flux2" else (1, 64, 96)
+    assert 0 < soft.mean() < 1
+
+
+# ---- when something stops it ----
+
+
+def test_an_interrupted_sampling_leaves_nothing_behind(host, family):
+    import comfy.model_management
+
+    latent = family.latent(8, 12)
+    plain = host.k_sampler(latent, **family.inputs())
+    model, steps = family.model.clone(), []
+
+    def interrupt(args: Any) -> Tensor:
+        steps.append(args["sigma"])
+        raise comfy.model_management.InterruptProcessingException
+
+    model.set_model_sampler_post_cfg_function(interrupt)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        host.edit(latent, **family.inputs(model=model))
+    assert len(steps) == 1
+    assert torch.equal(host.k_sampler(latent, **family.inputs()), plain)
+    check_record(host.capture(latent, **family.inputs())[1])
+
+
+def test_references_of_z_image_omni_are_refused(host, joint_family):
+    family = joint_family("z_image")
+    latent = family.latent(8, 12)
+    inputs = family.inputs(positive=family.positive(reference_latents=[latent]))
+    with pytest.raises(ValueError, match="references of Z-Image Omni"):
+        host.edit(latent, **inputs)
+
+
+def test_the_published_method_is_refused_without_a_start_token(host, joint_family):
+    family = joint_family("flux")
+    latent, paper = family.latent(8, 12), host.settings(preset="paper")
+    with pytest.raises(ValueError, match=r"start token.*'default'"):
+        host.edit(latent, settings=paper, **family.inputs())
+    attention = host.capture(latent, **family.inputs())[1]
+    with pytest.raises(ValueError, match=r"start token.*'default'"):
+        host.run("InstDiffRefineMask", attention=attention, settings=paper)
+    named = host.settings(preset="paper", words="frog")
+    assert host.run("InstDiffRefineMask", attention=attention, settings=named)[0].any()
+
+
+def test_a_large_picture_is_told_by_the_size_that_the_model_was_made_for(host, joint_family, monkeypatch, caplog):
+    family = joint_family("flux")
+    notices = sys.modules[host.hooks.__name__ + ".notices"]
+    notices.warn_of_size(family.model, torch.empty(1, 16, 128, 128, device="meta"))
+    assert not caplog.text
+    notices.warn_of_size(family.model, torch.empty(1, 16, 256, 256, device="meta"))
+    assert "about 1024 x 1024" in caplog.text
