@@ -147,7 +147,7 @@ def test_the_maps_are_the_attention_of_the_pictures_cells_to_the_words(host, fam
     assert stride == (1 if across == 32 else 2)
     assert attention.maps.shape[-2:] == tuple(len(range((stride - 1) // 2, count, stride)) for count in cells)
     filled = layout.text[0].stop - 13 if family.name == "flux2" else 0
-    expected = 0
+    expected: Any = 0
     read = [call for number, call in enumerate(calls) if number in reader.blocks]
     for call in read:
         probabilities = attended(call)

@@ -117,7 +117,7 @@ def test_every_guider(host, family, guider):
                           "cfg_conds": 3.0, "cfg_cond2_negative": 2.0, "style": "regular"},
     }[guider]  # fmt: skip
 
-    def sample(model: Any, latent: Any) -> Tensor:
+    def sample(model: Any, latent: Any) -> Any:
         sigmas = host.extra("BasicScheduler", model=model, scheduler="normal", steps=2, denoise=0.6)
         return host.extra(
             "SamplerCustomAdvanced", noise=host.extra("RandomNoise", noise_seed=3),
