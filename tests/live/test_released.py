@@ -1,14 +1,22 @@
 """What users saved with a released version keeps loading.
 
 ``tests/released/<version>`` is what that version came with: its example workflows, and of every node the
-inputs with their types (or their choices), the widgets in the order of ``widgets_values``, and the outputs.
-A release adds a folder by ``python -m tests.released``; none is ever changed.
+inputs with their types (or their choices), the widgets in the order of ``widgets_values``, and the outputs. A
+release adds a folder by ``python -m tests.released``; none is ever changed. ``results`` are masks and pictures that
+the workflows gave in a few steps, by the names of their nodes.
 """
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+STEPS = 4
+"""Those of the stored results."""
+ROUNDING = 2
+"""How much values of 0 to 255 may be apart."""
 
 RELEASES = sorted(file.parent for file in (Path(__file__).resolve().parent.parent / "released").glob("*/nodes.json"))
 WORKFLOWS = [
@@ -48,10 +56,16 @@ def test_links_from_a_released_node_still_find_their_outputs(server, kind, relea
 
 
 @pytest.mark.parametrize("file", WORKFLOWS)
-def test_a_released_workflow_still_runs(server, workflow, file):
+def test_a_released_workflow_gives_the_masks_and_pictures_that_it_gave(server, workflow, file):
     if any(node["properties"].get("models") for node in json.loads(file.read_text(encoding="utf-8"))["nodes"]):
         pytest.skip("it needs the files of models")
-    assert server.run(workflow(file, steps=4)).outputs
+    run = server.run(workflow(file, steps=STEPS))
+    assert run.outputs
+    for stored in (file.parent.parent / "results" / file.stem).glob("*.png"):
+        with Image.open(stored) as picture:
+            difference = np.abs(np.asarray(picture).astype(int) - run.picture(stored.stem))
+        # the processor's rounding may move a pixel
+        assert (difference > ROUNDING).mean() < 0.002, stored.stem
 
 
 @pytest.mark.parametrize("file", WORKFLOWS)
