@@ -1,29 +1,175 @@
-"""A record as a file, for programs that make masks of it elsewhere: the browser does."""
+"""A record as a file, from which masks are made elsewhere and later: ComfyUI's server does, for the mask editor.
+
+The file is a safetensors file. Nobody vouches for one that comes back: all that it says is checked.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
-from safetensors.torch import save
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
-from .evidence import AttentionRecord
+from .evidence import FIRST_PROPAGATED, FIRST_WORD, AttentionRecord
 from .options import MaskSettings
+from .tokens import PromptWords, Word
+
+VERSION = 1
+"""Of the format. Files from before there were versions have none; they hold `weights` in place of `sigmas`."""
+
+LARGEST_SIDE = 16384
+"""What the host allows for the side of a picture."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def export_record(record: AttentionRecord, settings: MaskSettings) -> bytes:
-    """The record as a safetensors file: its tensors by name, with the steps' `weights` in place of their `sigmas`.
+def export_record(record: AttentionRecord, settings: MaskSettings, pictures: Tensor | None = None) -> bytes:
+    """The record as a file, with the settings and the pictures ``[1 or batch, 3, H, W]`` in 0..1 of its masks.
 
-    `noise_mask`, bool, is there only where the record has one.
-    Its metadata are JSON texts: `words`, a list of texts, `scale`, and `settings`.
+    Its tensors: `maps`, `propagated_maps`, `image_latent`, `sigmas`, and, where there are any,
+    `noise_mask` (bool) and `pictures` ``[1 or batch, H, W, 3]``, which are rounded to bytes. Its metadata are
+    JSON texts: `version`, `words` (a list of texts), `start` (whether the prompt has a start token),
+    `scale` and `settings`.
     """
     tensors = {
-        "maps": record.maps.contiguous(),
-        "extents": record.propagated.contiguous(),
-        "guide": record.image_latent.contiguous(),
-        "weights": record.weights,
+        "maps": record.maps,
+        "propagated_maps": record.propagated,
+        "image_latent": record.image_latent,
+        "sigmas": torch.tensor(record.sigmas, dtype=torch.float64),
     }
     if record.noise_mask is not None:
-        tensors["noise_mask"] = record.noise_mask.contiguous()
-    metadata = {"words": record.words.texts, "scale": record.scale, "settings": asdict(settings)}
-    return save(tensors, {name: json.dumps(value) for name, value in metadata.items()})
+        tensors["noise_mask"] = record.noise_mask
+    if pictures is not None:
+        tensors["pictures"] = (pictures.movedim(1, -1) * 255).round().clamp(0, 255).byte()
+    metadata = {
+        "version": VERSION,
+        "words": record.words.texts,
+        "start": bool(record.words.start),
+        "scale": record.scale,
+        "settings": asdict(settings),
+    }
+    return save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        {name: json.dumps(value) for name, value in metadata.items()},
+    )
+
+
+def import_record(data: bytes) -> tuple[AttentionRecord, MaskSettings, Tensor | None]:
+    """What `export_record` made a file of: record, settings, and pictures, uint8 ``[1 or batch, H, W, 3]`` or None.
+
+    The words come without their token positions.
+
+    Reads files without a version too. Raises ``ValueError`` with a sentence for a file of a newer
+    version, and for anything that is no record.
+    """
+    try:
+        tensors = load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"the record's file cannot be read: {error}") from None
+    metadata = _metadata(data)
+    version = metadata.get("version", 0)
+    if not isinstance(version, int) or version < 0:
+        raise ValueError("the record's file has no version that can be read")
+    if version > VERSION:
+        raise ValueError(
+            f"the record is of format {version}, which a newer InstDiffEdit wrote, and this one reads formats up to "
+            f"{VERSION}: update InstDiffEdit, or run the workflow again"
+        )
+    if not version:
+        tensors = _with_current_names(tensors)
+    return _checked_record(tensors, metadata), _settings(metadata.get("settings")), tensors.get("pictures")
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    """The metadata of a safetensors file that was found to be one, by name; without those that are no JSON."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    values = {}
+    for name, text in (header.get("__metadata__") or {}).items():
+        try:
+            values[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+    return values
+
+
+def _with_current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file without a version, whose `weights` are the fourth powers of the noise levels."""
+    names = {"extents": "propagated_maps", "guide": "image_latent", "weights": "sigmas"}
+    renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
+    if "sigmas" in renamed:
+        renamed["sigmas"] = renamed["sigmas"].double() ** 0.25
+    return renamed
+
+
+def _checked_record(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> AttentionRecord:
+    words, scale, start = metadata.get("words"), metadata.get("scale"), metadata.get("start", True)
+    if not _are_texts(words) or not words:
+        raise ValueError("the record's file holds no words")
+    if type(scale) is not int or scale < 1:
+        raise ValueError("the record's file does not say how large its picture is")
+    if not isinstance(start, bool):
+        raise ValueError("the record's file does not say whether its prompt has a start token")
+    _check_shapes(tensors, len(words), scale)
+    texts = tuple(Word(text, (number,)) for number, text in enumerate(words, start))
+    return AttentionRecord(
+        maps=tensors["maps"],
+        propagated=tensors["propagated_maps"],
+        image_latent=tensors["image_latent"].float(),
+        words=PromptWords(texts, (0,) * start, (), len(texts) + start),
+        sigmas=tuple(tensors["sigmas"].tolist()),
+        scale=scale,
+        noise_mask=tensors.get("noise_mask"),
+    )
+
+
+def _check_shapes(tensors: dict[str, Tensor], words: int, scale: int) -> None:
+    """Raises ``ValueError`` for tensors that do not fit together, or are missing."""
+    steps, batch, _, *grid = _shape(tensors, "maps", 5)
+    _, channels, *latent = _shape(tensors, "image_latent", 4)
+    picture = [side * scale for side in latent]
+    if max(picture) > LARGEST_SIDE:
+        raise ValueError(f"the record's picture is larger than {LARGEST_SIDE} pixels")
+    expected: dict[str, tuple[list[int], tuple[torch.dtype, ...]]] = {
+        "maps": ([steps, batch, FIRST_WORD + words, *grid], FLOATS),
+        "propagated_maps": ([steps, batch, FIRST_PROPAGATED + words, *grid], FLOATS),
+        "image_latent": ([batch, channels, *latent], FLOATS),
+        "sigmas": ([steps], FLOATS),
+    }
+    if "noise_mask" in tensors:
+        expected["noise_mask"] = [batch, *latent], (torch.bool,)
+    if "pictures" in tensors:
+        count = 1 if len(tensors["pictures"]) == 1 else batch
+        expected["pictures"] = [count, *picture, 3], (torch.uint8,)
+    for name, (shape, dtypes) in expected.items():
+        if _shape(tensors, name, len(shape)) != shape or 0 in shape or tensors[name].dtype not in dtypes:
+            raise ValueError(f"the record's {name} do not fit the rest of its file")
+    if not ((tensors["sigmas"] >= 0) & tensors["sigmas"].isfinite()).all():
+        raise ValueError("the record's sigmas are no noise levels")
+
+
+def _shape(tensors: dict[str, Tensor], name: str, axes: int) -> list[int]:
+    """Raises ``ValueError`` where there is no such tensor with so many axes."""
+    if name not in tensors or tensors[name].ndim != axes:
+        raise ValueError(f"the record's file has no {name}")
+    return list(tensors[name].shape)
+
+
+def _settings(values: Any) -> MaskSettings:
+    """Raises ``ValueError`` for what no `MaskSettings` would hold."""
+    kinds = {"method": str, "target": list, "share": bool, "blur": int}
+    try:
+        for name, value in values.items():
+            kind = kinds.get(name, (int, float))
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{name} is a {type(value).__name__}")
+        return MaskSettings(**{**values, "target": tuple(values["target"])})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the record's settings are wrong: {error}") from None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

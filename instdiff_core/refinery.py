@@ -32,11 +32,11 @@ class Refinery:
     def refine(self, target: tuple[str, ...], steps: int, number: int) -> InstantMask:
         """The mask of picture `number` of the batch, from the first `steps`, as a batch of one.
 
-        `target` takes the place of the settings' where it is not empty. Neither mask ends at the
-        noise mask (`noise_mask`), and the binary one is not cleaned: that is left to who cuts the
-        soft one again. Raises ``ValueError`` for a word that is not in the edit prompt.
+        `target` is that of the settings, or what takes its place. Neither mask ends at the noise
+        mask (`noise_mask`), and the binary one is not cleaned: that is left to who cuts the soft
+        one again. Raises ``ValueError`` for a word that is not in the edit prompt.
         """
-        settings = replace(self.settings, target=target or self.settings.target, share=False, min_area=0.0)
+        settings = replace(self.settings, target=target, share=False, min_area=0.0)
         mask = refine(self._evidence_of(steps, number), self.record.words, settings, self._follow)
         return resize_mask(mask, self.record.image_size, settings, self._picture_of(number), follow=self._follow)
 

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import host
 from .capture import CaptureAttention
 from .compare import CompareEdit
 from .diffedit import DiffEditMask
@@ -38,4 +39,5 @@ class InstDiffEdit(ComfyExtension):
 
 
 async def comfy_entrypoint() -> InstDiffEdit:
+    host.add_routes()
     return InstDiffEdit()

@@ -38,6 +38,17 @@ const INPUTS = {
   steps: { read: toNumber, write: ({ steps }) => steps },
 };
 
+/** @type {import("./run_output.js").Host} */
+const HOST = {
+  fetchFile: (reference) => api.fetchApi(`/view?${new URLSearchParams(reference)}`),
+  fetchMask: (question) =>
+    api.fetchApi("/instdiff/mask", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(question),
+    }),
+};
+
 /** The canvas' own handlers: with the middle button it is moved from here too. */
 const PANNING = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
 
@@ -90,7 +101,7 @@ function mount(node) {
   const load = async () => {
     const number = ++wanted;
     const references = readReferences(node.properties[PROPERTY]);
-    const run = references && (await loadRun(references, fetchFile));
+    const run = references && (await loadRun(references, HOST));
     if (number === wanted) editor.show(run);
   };
   after(node, "onConfigure", () => {
@@ -101,7 +112,11 @@ function mount(node) {
     node.properties[PROPERTY] = readReferences(output?.instdiff_record?.[0]);
     load();
   });
-  after(node, "onRemoved", () => editor.dispose());
+  api.addEventListener("reconnected", load); // what was asked meanwhile got no answer
+  after(node, "onRemoved", () => {
+    api.removeEventListener("reconnected", load);
+    editor.dispose();
+  });
   keepEvents(editor.element);
 }
 
@@ -144,14 +159,6 @@ function linked(node) {
 function noteChange() {
   app.canvas.emitBeforeChange();
   app.canvas.emitAfterChange();
-}
-
-/**
- * @param {import("./run_output.js").Reference} reference
- * @returns {Promise<Response>}
- */
-function fetchFile(reference) {
-  return api.fetchApi(`/view?${new URLSearchParams(reference)}`);
 }
 
 /**

@@ -1,23 +1,25 @@
 /**
- * What Refine Instant Mask leaves for the browser after a run.
+ * What Refine Instant Mask leaves after a run: pictures, and a record that the server makes masks of.
  *
  * References to it travel in saved workflows, which anyone may have written: nothing in them is
  * trusted, and what is missing or malformed counts as "no run".
  */
 
-import { readRecord } from "./core/evidence.js";
-import { Refinery } from "./core/refine.js";
+import { Refusal, readAnswer } from "./answer.js";
 
-const KEPT = 4;
+const [KEPT_RUNS, KEPT_ANSWERS] = [4, 8];
 
-/** @type {Map<string, Promise<Run | null>>} the latest runs, for nodes that undo makes anew */
+/** @type {Map<string, Promise<Run>>} the latest runs, for nodes that undo makes anew */
 const loaded = new Map();
 
 /**
  * @typedef {{ filename: string, subfolder: string, type: "temp" }} Reference a file as the host's /view names it
  * @typedef {{ record: Reference, pictures: Reference[] }} References
- * @typedef {(reference: Reference) => Promise<Response>} FetchFile
- * @typedef {{ record: import("./core/evidence.js").AttentionRecord, pictures: ImageData[], refinery: Refinery }} Run
+ * @typedef {import("./widget/mask_editor.js").Question} Question
+ * @typedef {import("./widget/mask_editor.js").Run} Run
+ * @typedef {object} Host
+ * @property {(reference: Reference) => Promise<Response>} fetchFile
+ * @property {(question: Question & { record: string }) => Promise<Response>} fetchMask
  */
 
 /**
@@ -31,37 +33,64 @@ export function readReferences(value) {
 }
 
 /**
+ * The run that was left; null where it is gone.
+ *
  * @param {References} references
- * @param {FetchFile} fetchFile
+ * @param {Host} host
  * @returns {Promise<Run | null>}
  */
-export function loadRun(references, fetchFile) {
+export function loadRun(references, host) {
   const name = JSON.stringify(references);
-  const run = loaded.get(name) ?? load(references, fetchFile).catch(() => (loaded.delete(name), null));
-  loaded.delete(name);
-  loaded.set(name, run);
-  for (const oldest of loaded.keys()) if (loaded.size > KEPT) loaded.delete(oldest);
-  return run;
+  return keep(loaded, KEPT_RUNS, name, () => load(references, host)).catch(() => null);
 }
 
 /**
  * @param {References} references
- * @param {FetchFile} fetchFile
+ * @param {Host} host
  * @returns {Promise<Run>}
  */
-async function load(references, fetchFile) {
-  const fetchWhole = (/** @type {Reference} */ reference) => fetchFile(reference).then(whole);
-  const record = readRecord(await (await fetchWhole(references.record)).arrayBuffer());
-  if (references.pictures.length > record.batch) throw new Error("there are more pictures than masks");
-  const responses = await Promise.all(references.pictures.map(fetchWhole));
-  const pictures = await Promise.all(responses.map(readPicture));
-  return { record, pictures, refinery: new Refinery(record, pictures) };
+async function load({ record, pictures }, host) {
+  const responses = await Promise.all(pictures.map((picture) => host.fetchFile(picture).then(whole)));
+  /** @type {Map<string, Promise<import("./answer.js").Answer>>} */
+  const answers = new Map();
+  return {
+    pictures: await Promise.all(responses.map(readPicture)),
+    ask: (question) =>
+      keep(answers, KEPT_ANSWERS, JSON.stringify(question), async () => {
+        const response = await host.fetchMask({ ...question, record: record.filename }).then(whole);
+        return readAnswer(await response.arrayBuffer());
+      }),
+  };
 }
 
-/** @param {Response} response */
-function whole(response) {
-  if (!response.ok) throw new Error(`the host answered ${response.status}`);
-  return response;
+/**
+ * What a cache holds under a name, else what `make` gives; of what did not fail the latest are kept.
+ *
+ * @template T
+ * @param {Map<string, Promise<T>>} cache
+ * @param {number} size
+ * @param {string} name
+ * @param {() => Promise<T>} make
+ * @returns {Promise<T>}
+ */
+function keep(cache, size, name, make) {
+  const value = cache.get(name) ?? make();
+  cache.delete(name);
+  cache.set(name, value);
+  for (const oldest of cache.keys()) if (cache.size > size) cache.delete(oldest);
+  value.catch(() => cache.delete(name));
+  return value;
+}
+
+/**
+ * @param {Response} response
+ * @throws {Error} for an answer that says that there is none.
+ */
+async function whole(response) {
+  if (response.ok) return response;
+  const { error } = await response.json().catch(() => ({}));
+  const reason = String(error ?? `the host answered ${response.status}`);
+  throw response.status < 500 ? new Refusal(reason, response.status === 404) : new Error(reason);
 }
 
 /** @param {Response} response */

@@ -18,6 +18,7 @@ from .pictures import (
     to_intermediate,
     undo_vae_crop,
 )
+from .routes import add_routes
 from .sampling import SAMPLERS, SCHEDULERS, sample
 from .text import PROMPT, EditPrompt, encode_prompt, get_edit_prompt, read_prompt
 from .wrapper import InstantMaskWrapper, get_record, wrap_model
@@ -28,6 +29,7 @@ __all__ = [
     "SCHEDULERS",
     "EditPrompt",
     "InstantMaskWrapper",
+    "add_routes",
     "check_channels",
     "check_own_mask",
     "decode",

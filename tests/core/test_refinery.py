@@ -30,8 +30,8 @@ def check_moves(record: AttentionRecord, settings: MaskSettings, pictures: Any, 
     floats = None if pictures is None else torch.from_numpy(np.float32(pictures) / np.float32(255)).movedim(-1, 1)
     apart = 0 if record.maps.shape[1] == 1 else ROUNDING
     for move in moves:
-        target, steps, number = move.get("target", ()), move.get("steps", 3), move.get("number", 0)
-        whole = refine_record(record, replace(settings, target=target or settings.target), steps, floats)
+        target, steps, number = move.get("target", settings.target), move.get("steps", 3), move.get("number", 0)
+        whole = refine_record(record, replace(settings, target=target), steps, floats)
         mask = refinery.refine(target, steps, number)
         torch.testing.assert_close(mask.soft[0], whole.soft[number], atol=apart, rtol=0)
         assert torch.equal(mask.roles.weights[0], whole.roles.weights[number])

@@ -176,6 +176,10 @@ class Server:
         with pytest.raises(Failed, match="execution_interrupted"):
             self.result(prompt_id)
 
+    def wait_for_step(self, steps: int) -> None:
+        """Wait until a sampling of so many steps, the only one of this server, has begun."""
+        self._wait(lambda: f"/{steps} [" in self.log, "it did not sample")
+
     def again(self) -> int:
         """A number from 2 to 64 that no workflow of this server has had, to make the host run a node again."""
         return next(self._number) + 1

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import re
 import urllib.parse
@@ -57,16 +58,23 @@ class Editor:
     @property
     def origin(self):
         """What the mask is said to come from."""
+        self.settle()
         return self.element.get_by_role("status").last.inner_text()
+
+    def settle(self):
+        """Wait until the mask is that of the choice, and drawn."""
+        self.frontend.settle()
+        self.page.wait_for_function("!document.querySelector('.instdiff-editor[data-asking]')")
+        self.frontend.settle()
 
     def area(self):
         """The area of the mask as it is told, in per cent."""
-        self.frontend.settle()
+        self.settle()
         return float(self.element.get_by_text("Area").inner_text().split()[1])
 
-    def drawing(self):
-        """What is drawn, ``[h, w, 3]``."""
-        self.frontend.settle()
+    def drawing(self, settled=True):
+        """What is drawn, ``[h, w, 3]``; not settled: whatever is still to come."""
+        self.settle() if settled else self.frontend.settle()
         data = self.picture.locator("canvas").evaluate("canvas => canvas.toDataURL()")
         return pixels(base64.b64decode(data.partition(",")[2]))
 
@@ -89,7 +97,7 @@ class Editor:
     def press(self, *keys):
         for key in keys:
             self.page.keyboard.press(key)
-        self.frontend.settle()
+        self.settle()
 
 
 def pixels(data, size=None):
@@ -128,6 +136,68 @@ def edit(frontend, script):
     frontend.page.evaluate(f"() => {{ {find}; {script} }}")
 
 
+HOLD = """() => {
+    const real = window.fetch
+    Object.assign(window, { questions: [], held: [] })
+    window.fetch = async (url, options) => {
+        if (!String(url).includes('/instdiff/mask')) return real(url, options)
+        questions.push(JSON.parse(options.body))
+        await new Promise(done => held.push(done))
+        return real(url, options)
+    }
+    window.letThrough = () => { window.fetch = real; held.forEach(done => done()) }
+}"""
+
+
+class Held:
+    """Holds the editor's questions back, as a slow server does."""
+
+    def __init__(self, editor):
+        self.page = editor.page
+        self.page.evaluate(HOLD)
+
+    def questions(self, name):
+        """What was asked so far: an entry of each question."""
+        return [each[name] for each in self.page.evaluate("questions")]
+
+    def answer(self):
+        """Let the oldest question through, and wait until its answer, and what it leads to, is there."""
+        with self.page.expect_response("**/instdiff/mask") as answer:
+            self.page.evaluate("held.shift()()")
+        answer.value.finished()
+        self.page.wait_for_timeout(50)
+
+    def release(self):
+        self.page.evaluate("letThrough()")
+
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def fresh_editor(opened):
+    """The editor after a run about which the page has asked nothing yet."""
+    return opened(f"a red car on the grass, {next(NUMBERS)}")
+
+
+@pytest.fixture
+def held(fresh_editor):
+    held = Held(fresh_editor)
+    yield held
+    held.release()
+
+
+@pytest.fixture
+def far_away(frontend):
+    """A connection whose answers take 150 ms longer."""
+    session = frontend.page.context.new_cdp_session(frontend.page)
+    network = {"offline": False, "downloadThroughput": -1, "uploadThroughput": -1}
+    session.send("Network.emulateNetworkConditions", network | {"latency": 150})
+    yield
+    session.send("Network.emulateNetworkConditions", network | {"latency": 0})
+    session.detach()
+
+
 def drag(frontend, box, button):
     mouse = frontend.page.mouse
     mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
@@ -147,7 +217,7 @@ def opened(frontend):
         editor = Editor(frontend)
         editor.node.show()
         editor.picture.wait_for()
-        frontend.settle()
+        editor.settle()
         return editor
 
     return run
@@ -178,6 +248,103 @@ def test_what_is_seen_is_what_the_next_run_gives(frontend, editor):
     assert editor.inputs["words"] == "grass"
     assert editor.inputs["steps"] == 2
     assert editor.matches(frontend.run())
+
+
+def test_what_is_seen_is_what_the_next_run_gives_far_from_the_server_too(frontend, editor, far_away):
+    editor.threshold.fill("0.4")
+    editor.word("grass").click()
+    editor.word("car").click()
+    editor.step.focus()
+    editor.press("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowRight")
+    assert editor.inputs == {"threshold": 0.4, "words": "grass, car", "steps": 3}
+    assert editor.matches(frontend.run())
+
+
+def test_until_the_next_mask_is_there_the_last_one_stays_and_the_threshold_moves(fresh_editor, held):
+    before = fresh_editor.drawing()
+    fresh_editor.word("grass").click()
+    assert (fresh_editor.drawing(settled=False) == before).all()
+    assert fresh_editor.word("grass").get_attribute("aria-pressed") == "true"
+    fresh_editor.threshold.fill("0.9")
+    moved = fresh_editor.drawing(settled=False)
+    assert (moved != before).any()
+    held.answer()
+    assert (fresh_editor.drawing() != moved).any()
+    assert held.questions("words") == [["grass"]]
+
+
+def test_of_many_clicks_the_last_one_counts_and_those_between_are_not_asked_for(frontend, fresh_editor, held):
+    before = fresh_editor.drawing()
+    for word in ("grass", "car", "red", "grass"):
+        fresh_editor.word(word).click()
+        frontend.settle()
+    assert held.questions("words") == [["grass"]]
+    held.answer()
+    assert (fresh_editor.drawing(settled=False) == before).all()
+    assert held.questions("words") == [["grass"], ["car", "red"]]
+    held.answer()
+    assert fresh_editor.inputs["words"] == "car, red"
+    assert (fresh_editor.drawing() != before).any()
+    held.release()
+    assert fresh_editor.matches(frontend.run())
+
+
+def test_scrubbing_shows_steps_on_the_way_and_ends_at_the_last(frontend, fresh_editor, held):
+    before = fresh_editor.drawing()
+    for step in "123":
+        fresh_editor.step.fill(step)
+        frontend.settle()
+    held.answer()
+    on_the_way = fresh_editor.drawing(settled=False)
+    assert (on_the_way != before).any()
+    held.answer()
+    assert held.questions("steps") == [1, 3]
+    assert (fresh_editor.drawing() != on_the_way).any()
+    held.release()
+    assert fresh_editor.matches(frontend.run())
+
+
+def test_an_answer_about_the_run_before_is_dropped(frontend, fresh_editor, held):
+    fresh_editor.word("grass").click()
+    frontend.settle()
+    edit(frontend, "node('InstDiffMaskedSampler').widgets.find(each => each.name === 'steps').value = 4")
+    run = frontend.run()
+    held.answer()
+    held.release()
+    assert fresh_editor.matches(run)
+    assert fresh_editor.step.get_attribute("aria-valuetext") == "4 of 4"
+
+
+def test_the_editor_works_while_the_server_samples(frontend, fresh_editor):
+    editor, before, area = fresh_editor, fresh_editor.drawing(), fresh_editor.area()
+    steps = "node('InstDiffMaskedSampler').widgets.find(each => each.name === 'steps').value"
+    edit(frontend, f"{steps} = 300")
+    run = frontend.press_run()
+    frontend.server.wait_for_step(300)
+    editor.word("grass").click()
+    grass = editor.drawing()
+    assert not np.array_equal(grass, before)
+    editor.step.fill("1")
+    assert not np.array_equal(editor.drawing(), grass)
+    editor.word("grass").click()
+    editor.step.fill("5")
+    assert editor.area() == area
+    assert run in json.dumps(json.loads(frontend.server.get("/queue"))["queue_running"])
+    frontend.server.post("/interrupt", {})
+    frontend.page.wait_for_function("id => window.ended.has(id)", arg=run)
+    frontend.console.clear()
+
+
+def test_when_the_record_is_gone_the_editor_says_how_to_get_a_mask(frontend, editor):
+    name = editor.node.evaluate("node.properties.instdiff_record.record.filename")
+    (frontend.server.log_file.parent / "temp" / name).unlink()
+    editor.word("car").click()
+    editor.settle()
+    assert editor.element.inner_text() == WAITING
+    frontend.console.clear()  # the browser itself tells of the answer 404
+    frontend.run()
+    editor.settle()
+    assert editor.word("car").get_attribute("aria-pressed") == "true"
 
 
 def test_a_click_names_a_word_and_another_no_longer_does(editor):
@@ -252,6 +419,7 @@ def test_typing_in_the_inputs_moves_the_editor(editor):
     editor.node.set("threshold", 0.7)
     editor.node.set("words", "Grass, tree")
     editor.node.set("steps", 2)
+    editor.settle()
     assert editor.threshold.input_value() == "0.7"
     assert editor.step.input_value() == "2"
     assert editor.word("grass").get_attribute("aria-pressed") == "true"

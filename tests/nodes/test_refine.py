@@ -1,4 +1,4 @@
-"""What Refine Instant Mask takes from its own inputs, and what it leaves for the browser."""
+"""What Refine Instant Mask takes from its own inputs, and what it leaves for the mask editor."""
 
 import json
 import re
@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors.torch import load
 from scipy import ndimage
 
+from instdiff_core.answer import LEVELS
+from instdiff_core.components import clean_masks
+from instdiff_core.export import import_record
 from instdiff_core.options import PRESETS
 from instdiff_core.refine import refine_record
 from instdiff_core.report import describe_mask
@@ -74,24 +77,40 @@ def test_one_of_them_leaves_the_other_to_the_settings(host, attention, refine):
     assert torch.equal(by_words[0].bool(), by_words[1] >= 0.3)
 
 
-def test_the_browser_gets_the_record_and_the_settings_before_the_nodes_own(host, attention, left, make_picture):
+def test_the_editor_gets_the_record_and_the_settings_before_the_nodes_own(host, attention, left, make_picture):
     given = {"settings": host.settings(threshold=0.3, words="grass", share=True), "image": make_picture(1, 133, 130)}
-    found = left(attention=attention, threshold=0.9, words="frog", **given)
-    with safe_open(place(found["record"]), "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = {name: json.loads(value) for name, value in file.metadata().items()}
-    for name, part in (("maps", attention.maps), ("extents", attention.propagated), ("guide", attention.image_latent)):
-        assert torch.equal(tensors[name], part)
-    assert torch.equal(tensors["weights"], attention.weights)
-    assert metadata["words"] == ["a", "frog", "on", "the", "grass"]
-    assert metadata["scale"] * 16 == attention.image_size[0]
-    settings = metadata["settings"]
-    assert (settings["method"], settings["threshold"], settings["target"]) == ("change", 0.3, ["grass"])
-    assert settings["share"] is True
-    (picture,) = found["pictures"]
+    references = left(attention=attention, threshold=0.9, words="frog", **given)
+    record, settings, pictures = import_record(place(references["record"]).read_bytes())
+    for name in ("maps", "propagated", "image_latent"):
+        assert torch.equal(getattr(record, name), getattr(attention, name))
+    assert (record.sigmas, record.scale) == (attention.sigmas, attention.scale)
+    assert record.words.texts == ("a", "frog", "on", "the", "grass")
+    assert vars(settings) == vars(given["settings"])
+    (picture,) = references["pictures"]
     with Image.open(place(picture)) as image:
-        kept = np.asarray(image)
-    assert kept.shape == (*attention.image_size, 3)
+        shown = np.asarray(image)
+    assert shown.shape == (*attention.image_size, 3)
+    assert pictures is not None
+    assert pictures.shape == (1, *shown.shape)
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize(
+    "own", [{}, {"words": "grass, frog", "threshold": 0.37}, {"steps": 1, "words": "Frog"}], ids=str
+)
+def test_the_server_tells_the_editor_exactly_the_mask_of_the_node(host, refine, make_picture, preset, own):
+    """Of a picture of whole numbers, as Load Image gives it, and of one whose border VAE Encode cuts off."""
+    photo = torch.from_numpy(np.float32((make_picture(1, 133, 130) * 255).round().numpy()) / np.float32(255))
+    attention = host.capture(host.vae.encode(photo), positive=host.prompt("a frog on the grass"), steps=3)[1]
+    settings = host.settings(preset=preset, threshold=0.3)
+    mask, *_, shown = refine(attention=attention, settings=settings, image=photo, **own)
+    words = tuple(word.strip() for word in own.get("words", "").split(",") if word)
+    name = shown["instdiff_record"][0]["record"]["filename"]
+    file = host.hooks.routes.Refineries().answer(host.hooks.routes.Question(name, words, own.get("steps", 0), 0))
+    threshold = own.get("threshold", 0.3)
+    seen = clean_masks(load(file)["soft"][None] >= sum(level <= threshold for level in LEVELS), settings.min_area)
+    top, across = (133 - 128) // 2, (130 - 128) // 2
+    assert torch.equal(seen[0], mask[0, top : top + 128, across : across + 128].bool())
 
 
 def test_pictures_are_one_for_all_or_one_each(attention, left, make_picture):

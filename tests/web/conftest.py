@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser import served
-from tests.web.core import WEB, Core
+from tests.web.editor import WEB, Editor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="module")
-def core(browser: Browser) -> Iterator[Core]:
+def editor(browser: Browser) -> Iterator[Editor]:
     with served(WEB) as address:
         page = browser.new_page()
-        page.goto(f"{address}/core/")
-        yield Core(page)
+        page.goto(f"{address}/widget/")
+        yield Editor(page)
         page.close()

@@ -1,6 +1,8 @@
-import { folded, nearest } from "../core/words.js";
+import { Refusal } from "../answer.js";
 import { make } from "./dom.js";
+import { cut, wordsAt } from "./mask.js";
 import { Picture } from "./picture.js";
+import { Questions } from "./questions.js";
 import { Readout } from "./readout.js";
 import { Words } from "./words.js";
 
@@ -9,19 +11,22 @@ const MOST_ACTING = 5;
 /**
  * @typedef {{ threshold: number, words: string[], steps: number }} Choice
  *   What the user chose; 0 and no words: as the settings have it, all steps.
- * @typedef {{ words: string[], steps: number, batch: number }} RunRecord
- * @typedef {import("./picture.js").Mask & {
- *   index: number, weights: Int8Array, fits: boolean, area: number, threshold: number, words: string[]
- * }} Refined
- * @typedef {{
- *   refine(choice: Choice, picture: number): Refined,
- *   wordsAt(x: number, y: number, steps: number, picture: number): { number: number, value: number }[]
- * }} Refinery
- * @typedef {{ record: RunRecord, pictures: ImageData[], refinery: Refinery }} Run
+ * @typedef {{ words: string[], steps: number, picture: number }} Question
+ *   What a soft mask depends on; `picture` is its number in the batch.
+ * @typedef {import("../answer.js").Answer} Answer
+ * @typedef {{ pictures: ImageData[], ask: (question: Question) => Promise<Answer> }} Run
+ *   `pictures`: none, one for all, or one for each of the batch; `ask` rejects with a `Refusal` where there is no mask.
+ * @typedef {{ run: Run, question: Question }} Asked
+ * @typedef {Asked & { answer: Answer }} Shown
  * @typedef {import("./picture.js").Place} Place
  */
 
-/** Shows the mask of a run, and lets the user change what it is made from. */
+/**
+ * Shows the mask of a run, and lets the user change what it is made from.
+ *
+ * The threshold moves at once. For other words, steps and pictures the run is asked for another soft
+ * mask; until it is there, the last one stays.
+ */
 export class MaskEditor {
   /**
    * @param {import("./texts.js").Texts} texts
@@ -38,12 +43,23 @@ export class MaskEditor {
     this._fixed = [];
     /** @type {Run | null} */
     this._run = null;
-    /** @type {Refined | null} */
-    this._mask = null;
+    /** @type {string | undefined} what the latest run was last asked for */
+    this._asked = undefined;
+    /** @type {Shown | null} */
+    this._shown = null;
+    /** @type {Map<string, number | null>} the first word that each name means; null: it is not in the edit prompt */
+    this._numbers = new Map();
+    this._refusal = ""; // why there is no other mask than the one that is shown
     this._number = 0;
     /** @type {Place | null} */
     this._place = null;
     this._scheduled = 0;
+    /** @type {Questions<Asked, Answer>} */
+    this._questions = new Questions(
+      ({ run, question }) => run.ask(question),
+      (asked, answer) => this._receive(asked, answer),
+      (asked, error) => this._miss(asked, error),
+    );
 
     this._picture = new Picture(texts, (place, byKeyboard) => this._point(place, byKeyboard));
     this._readout = new Readout(texts);
@@ -84,15 +100,10 @@ export class MaskEditor {
    * @param {Run | null} run
    */
   show(run) {
-    const words = this._run?.record.words;
     this._run = run;
-    this._waiting.hidden = Boolean(run);
-    this._body.hidden = !run;
-    if (!run) return;
-    const { record } = run;
-    if (String(words) !== String(record.words)) this._words.list(record.words);
-    this._number = Math.min(this._number, record.batch - 1);
-    this._schedule();
+    this._asked = undefined;
+    if (run) this._schedule();
+    else this._clear();
   }
 
   /**
@@ -110,6 +121,8 @@ export class MaskEditor {
   dispose() {
     cancelAnimationFrame(this._scheduled);
     this._scheduled = 0;
+    this._run = null;
+    this._questions.drop();
     this._picture.dispose();
   }
 
@@ -139,7 +152,7 @@ export class MaskEditor {
    * @param {number} value
    */
   _valueOf(name, value) {
-    return name === "steps" && value === this._run?.record.steps ? 0 : value;
+    return name === "steps" && value === this._shown?.answer.steps ? 0 : value;
   }
 
   _pager() {
@@ -172,16 +185,20 @@ export class MaskEditor {
    * @param {number} number
    */
   _toggle(number) {
-    if (!this._run || !this._mask) return;
-    const word = this._run.record.words[number];
-    const named = this._choice.words.length ? this._choice.words.filter((name) => this._knows(name)) : this._mask.words;
-    const others = named.filter((name) => !same(name, word));
-    this._commit({ words: others.length < named.length ? others : [...named, word] });
+    if (!this._shown) return;
+    const { words, same } = this._shown.answer;
+    const named = this._names(this._shown.answer).filter((name) => this._numbers.get(name) !== null);
+    const others = named.filter((name) => this._numbers.get(name) !== same[number]);
+    this._commit({ words: others.length < named.length ? others : [...named, words[number]] });
   }
 
-  /** @param {string} name */
-  _knows(name) {
-    return Boolean(this._run?.record.words.some((word) => same(word, name)));
+  /**
+   * The words that the user names, else the settings.
+   *
+   * @param {Answer} answer
+   */
+  _names(answer) {
+    return this._choice.words.length ? this._choice.words : answer.target;
   }
 
   /**
@@ -197,51 +214,108 @@ export class MaskEditor {
   _schedule() {
     this._scheduled ||= requestAnimationFrame(() => {
       this._scheduled = 0;
-      if (this._run) this._render(this._run);
+      this._ask();
+      if (this._shown) this._render(this._shown);
     });
   }
 
-  /** @param {Run} run */
-  _render({ record, pictures, refinery }) {
-    const words = this._choice.words.filter((name) => this._knows(name));
-    const mask = refinery.refine({ ...this._choice, words }, this._number);
-    this._mask = mask;
-    this._picture.show(mask, pictures[Math.min(this._number, pictures.length - 1)]);
-    this._renderWords(record, mask);
-    this._renderThreshold(mask);
-    this._renderSteps(record);
-    this._renderPages(record);
+  /** Ask for the mask of the choice, once. */
+  _ask() {
+    const question = { words: this._choice.words, steps: this._choice.steps, picture: this._number };
+    const asked = JSON.stringify(question);
+    if (!this._run || asked === this._asked) return;
+    this._asked = asked;
+    this.element.toggleAttribute("data-asking", true);
+    this._questions.put({ run: this._run, question });
+  }
+
+  /**
+   * Show an answer; a late one is dropped. While the user scrubs, those of the steps on the way are none too late.
+   *
+   * @param {Asked} asked
+   * @param {Answer} answer
+   */
+  _receive(asked, answer) {
+    for (const [name, number] of Object.entries(answer.numbers)) this._numbers.set(name, number);
+    if (this._isLate(asked)) return;
+    if (JSON.stringify(asked.question) === this._asked) this.element.removeAttribute("data-asking");
+    if (String(this._shown?.answer.words) !== String(answer.words)) {
+      this._words.list(answer.words);
+      this._numbers = new Map([...Object.entries(answer.numbers), ...answer.words.map(firstOfSame(answer))]);
+    }
+    this._shown = { ...asked, answer };
+    this._refusal = "";
+    this._waiting.hidden = true;
+    this._body.hidden = false;
+    this._schedule();
+  }
+
+  /** @param {Asked} asked */
+  _isLate({ run, question: { words, picture } }) {
+    return run !== this._run || picture !== this._number || String(words) !== String(this._choice.words);
+  }
+
+  /**
+   * Without an answer the last mask stays, unless the run is gone. A new run may only lack the picture.
+   *
+   * @param {Asked} asked
+   * @param {unknown} error
+   */
+  _miss(asked, error) {
+    if (this._isLate(asked) || !(error instanceof Refusal)) return;
+    if (error.gone || this._shown?.run !== asked.run) {
+      if (error.gone || !this._number) return this.show(null);
+      this._number = 0;
+    } else {
+      this._refusal = error.message;
+      this.element.removeAttribute("data-asking");
+    }
+    this._schedule();
+  }
+
+  _clear() {
+    this._shown = null;
+    this._questions.drop();
+    this.element.removeAttribute("data-asking");
+    this._waiting.hidden = false;
+    this._body.hidden = true;
+  }
+
+  /** @param {Shown} shown */
+  _render({ run, question, answer }) {
+    const threshold = this._choice.threshold || answer.threshold;
+    const mask = cut(answer, threshold);
+    this._picture.show({ ...answer, ...mask }, run.pictures[Math.min(question.picture, run.pictures.length - 1)]);
+    this._area.textContent = this._texts.area((mask.area * 100).toFixed(1));
+    this._renderWords(answer);
+    this._renderThreshold(threshold);
+    this._renderSteps(answer);
+    this._renderPages(answer);
     this._readOut(false);
   }
 
-  /**
-   * @param {RunRecord} record
-   * @param {Refined} mask
-   */
-  _renderWords(record, mask) {
-    const { words, area } = mask;
+  /** @param {Answer} answer */
+  _renderWords(answer) {
     const fixed = this._fixed.includes("words");
-    const named = record.words.map((word) => words.some((name) => same(name, word)));
-    this._words.update(mask, named, fixed);
-    this._origin.textContent = this._originOf(record, mask);
+    const numbers = this._names(answer).map((name) => this._numbers.get(name));
+    const named = answer.same.map((number) => numbers.includes(number));
+    this._words.update(answer, named, fixed);
+    this._origin.textContent = this._originOf(answer);
     this._forget.hidden = fixed || !this._choice.words.length;
-    this._area.textContent = this._texts.area((area * 100).toFixed(1));
   }
 
-  /**
-   * @param {RunRecord} record
-   * @param {Refined} mask
-   */
-  _originOf(record, { words, fits }) {
-    const unknown = this._choice.words.find((name) => !this._knows(name));
-    if (unknown !== undefined) return this._texts.unknown(unknown, nearest(unknown, record.words));
+  /** @param {Answer} answer */
+  _originOf(answer) {
+    const unknown = this._names(answer).find((name) => this._numbers.get(name) === null);
+    if (this._refusal) return this._refusal;
+    if (unknown !== undefined) return this._texts.unknown(unknown, answer.nearest);
     if (this._choice.words.length) return this._texts.named;
-    if (words.length) return this._texts.namedInSettings;
-    return fits ? this._texts.fits : this._texts.foundByItself;
+    if (answer.target.length) return this._texts.namedInSettings;
+    return answer.fits ? this._texts.fits : this._texts.foundByItself;
   }
 
-  /** @param {Refined} mask */
-  _renderThreshold({ threshold }) {
+  /** @param {number} threshold */
+  _renderThreshold(threshold) {
     const { input, value } = this._threshold;
     input.value = String(threshold);
     const shown = threshold.toFixed(2);
@@ -251,34 +325,34 @@ export class MaskEditor {
     this._reset.disabled = input.disabled || !this._choice.threshold;
   }
 
-  /** @param {RunRecord} record */
-  _renderSteps(record) {
+  /** @param {Answer} answer */
+  _renderSteps({ steps }) {
     const { input, value } = this._steps;
-    const step = Math.min(this._choice.steps || record.steps, record.steps);
-    input.max = String(record.steps);
+    const step = Math.min(this._choice.steps || steps, steps);
+    input.max = String(steps);
     input.value = String(step);
-    value.textContent = this._texts.stepOf(step, record.steps);
+    value.textContent = this._texts.stepOf(step, steps);
     input.setAttribute("aria-valuetext", value.textContent);
-    input.disabled = this._fixed.includes("steps") || record.steps === 1;
+    input.disabled = this._fixed.includes("steps") || steps === 1;
   }
 
-  /** @param {RunRecord} record */
-  _renderPages(record) {
+  /** @param {Answer} answer */
+  _renderPages({ batch }) {
     const { row, previous, next, value } = this._pages;
-    row.hidden = record.batch === 1;
-    value.textContent = this._texts.pictureOf(this._number + 1, record.batch);
+    row.hidden = batch === 1;
+    value.textContent = this._texts.pictureOf(this._number + 1, batch);
     previous.disabled = this._number === 0;
-    next.disabled = this._number === record.batch - 1;
+    next.disabled = this._number === batch - 1;
   }
 
   /** @param {boolean} aloud */
   _readOut(aloud) {
-    if (!this._run) return;
-    const { record, refinery } = this._run;
-    const words = this._place ? refinery.wordsAt(...this._place, this._choice.steps, this._number) : [];
+    if (!this._shown) return;
+    const { answer } = this._shown;
+    const words = this._place ? wordsAt(answer, ...this._place) : [];
     const acting = words.slice(0, MOST_ACTING).filter(({ value }) => value > 0);
     this._words.highlight(acting.map(({ number }) => number));
-    this._readout.show(acting.map(({ number, value }) => ({ text: record.words[number], value })), aloud);
+    this._readout.show(acting.map(({ number, value }) => ({ text: answer.words[number], value })), aloud);
   }
 }
 
@@ -294,11 +368,11 @@ function button(text, onClick, label = text) {
 }
 
 /**
- * Case does not count.
+ * A word of the edit prompt as a name, with what it means.
  *
- * @param {string} word
- * @param {string} other
+ * @param {Answer} answer
+ * @returns {(word: string, number: number) => [string, number]}
  */
-function same(word, other) {
-  return folded(word) === folded(other);
+function firstOfSame({ same }) {
+  return (word, number) => [word, same[number]];
 }

@@ -15,7 +15,7 @@ const STRIDES = 64;
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /**
- * @typedef {{ binary: Uint8Array, soft: Float32Array, width: number, height: number }} Mask
+ * @typedef {{ binary: Uint8Array, soft: Uint8Array, levels: number[], width: number, height: number }} Mask
  * @typedef {[number, number]} Place
  */
 
@@ -198,7 +198,8 @@ function enlarged(mask, width, height) {
 function grey(mask) {
   const image = new ImageData(mask.width, mask.height);
   const pixels = new Uint32Array(image.data.buffer);
-  for (let at = 0; at < pixels.length; at++) pixels[at] = 0xff000000 | (Math.round(mask.soft[at] * 255) * 0x010101);
+  const greys = [0, ...mask.levels].map((level) => Math.round(level * 255));
+  for (let at = 0; at < pixels.length; at++) pixels[at] = 0xff000000 | (greys[mask.soft[at]] * 0x010101);
   return image;
 }
 

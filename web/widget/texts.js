@@ -8,7 +8,7 @@
  *   weight: (word: string, weight: string, roles: string[]) => string,
  *   ofSettings: (value: string) => string,
  *   inputs: Record<string, string>,
- *   unknown: (word: string, near: string | undefined) => string,
+ *   unknown: (word: string, near: string | null) => string,
  *   area: (percent: string) => string,
  *   acting: (word: string, percent: number) => string,
  *   stepOf: (step: number, steps: number) => string,

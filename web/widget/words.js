@@ -47,7 +47,7 @@ export class Words {
   }
 
   /**
-   * @param {{ weights: Int8Array, index: number }} mask
+   * @param {{ weights: number[], index: number }} mask
    * @param {boolean[]} named whether the user, or the settings, named each word
    * @param {boolean} fixed whether they cannot be changed
    */

@@ -1,4 +1,4 @@
-/** Masks without specks and holes, as in instdiff_core/components.py. */
+/** Masks without specks and holes, as in instdiff_core/components.py: moving the threshold must not wait for the server. */
 
 /**
  * Take a mask's specks out of it, and fill its holes: components of less than `minArea` of its largest one.

@@ -1,0 +1,123 @@
+"""What the mask editor is told of a record."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import struct
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from instdiff_core.answer import LEVELS, answer_question, count_levels
+from instdiff_core.options import PRESETS
+from instdiff_core.refine import refine_record
+from instdiff_core.refinery import Refinery
+from tests.records import make_record
+
+WORDS = ("a", "Frog", "on", "the", "grass", "frog")
+DEFAULT = PRESETS["default"]
+
+
+def ask(refinery: Refinery, words: tuple[str, ...] = (), steps: int = 0, number: int = 0) -> dict[str, Any]:
+    """The answer's tensors and its entries."""
+    file = answer_question(refinery, words, steps, number)
+    length = struct.unpack("<Q", file[:8])[0]
+    return load(file) | json.loads(json.loads(file[8 : 8 + length])["__metadata__"]["answer"])
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.29, 0.5, 0.57, 0.58, 1.0, 0.333])
+def test_cut_at_any_threshold_of_the_editor_it_is_the_mask_to_the_pixel(threshold):
+    """Also at that of the settings, which may be between two levels."""
+    record = make_record(WORDS, seed=1)
+    settings = replace(DEFAULT, threshold=threshold, min_area=0)
+    answer = ask(Refinery(record, settings))
+    reached = sum(level <= threshold for level in answer["levels"])
+    assert np.array_equal(answer["soft"] >= reached, refine_record(record, settings).binary[0])
+
+
+def test_a_pixel_on_a_level_reaches_it_and_one_just_below_does_not():
+    on = torch.tensor(LEVELS)
+    below = torch.from_numpy(np.nextafter(on.numpy(), np.float32(0)))
+    numbers = torch.arange(1, len(LEVELS) + 1)
+    assert torch.equal(count_levels(on[None], LEVELS)[0].long(), numbers)
+    assert torch.equal(count_levels(below[None], LEVELS)[0].long(), numbers - 1)
+    assert count_levels(torch.zeros(1, 1), LEVELS).item() == 0
+
+
+def test_the_noise_mask_comes_beside_the_soft_mask_that_does_not_end_at_it():
+    noise_mask = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    record = make_record(WORDS, seed=2)
+    plain, masked = (ask(Refinery(each, DEFAULT)) for each in (record, replace(record, noise_mask=noise_mask)))
+    assert "noise_mask" not in plain
+    assert torch.equal(masked["soft"], plain["soft"])
+    assert torch.equal(masked["noise_mask"].bool(), noise_mask[0].repeat_interleave(8, 0).repeat_interleave(8, 1))
+
+
+def test_it_tells_what_the_run_was():
+    settings = replace(DEFAULT, target=("grass",), threshold=0.4, min_area=0.1)
+    answer = ask(Refinery(make_record(WORDS, batch=2, steps=4), settings))
+    assert answer["words"] == list(WORDS)
+    assert (answer["steps"], answer["batch"]) == (4, 2)
+    assert (answer["target"], answer["threshold"], answer["min_area"]) == (["grass"], 0.4, 0.1)
+
+
+def test_roles_are_those_of_the_mask():
+    record = make_record(WORDS, batch=2, seed=3)
+    for words in ((), ("frog",)):
+        mask = refine_record(record, replace(DEFAULT, target=words))
+        for number in (0, 1):
+            answer = ask(Refinery(record, DEFAULT), words, number=number)
+            assert answer["index"] == mask.roles.index[number]
+            assert answer["weights"] == mask.roles.weights[number].tolist()
+            assert answer["fits"] == mask.fits[number]
+
+
+def test_a_name_means_all_words_that_are_the_same_and_is_told_as_the_first():
+    answer = ask(Refinery(make_record(WORDS), replace(DEFAULT, target=("GRASS",))), ("FROG", "cat"))
+    assert answer["same"] == [0, 1, 2, 3, 4, 1]
+    assert answer["numbers"] == {"FROG": 1, "cat": None, "GRASS": 4}
+
+
+CASES = [("FROG", "frog"), ("ß", "SS"), ("STRASSE", "straße"), ("STRAẞE", "Strasse"), ("ΟΔΟΣ", "οδος"), ("İ", "i̇")]
+
+
+@pytest.mark.parametrize(("name", "word"), CASES)
+def test_case_is_ignored_as_python_does(name, word):
+    assert ask(Refinery(make_record(("grass", word)), DEFAULT), (name,))["numbers"] == {name: 1}
+
+
+@pytest.mark.parametrize(("name", "word"), [("I", "ı"), ("ı", "i"), ("İ", "i")])
+def test_letters_that_are_not_the_same_to_python_are_not_the_same(name, word):
+    assert ask(Refinery(make_record(("grass", word)), DEFAULT), (name,))["numbers"] == {name: None}
+
+
+def test_words_that_are_not_in_the_prompt_are_told_with_the_nearest_and_else_ignored():
+    refinery = Refinery(make_record(WORDS, seed=4), DEFAULT)
+    assert ask(refinery, ("frog",))["nearest"] is None
+    answer = ask(refinery, ("frog", "gras", "fog"))
+    assert answer["nearest"] == difflib.get_close_matches("gras", WORDS, 1)[0] == "grass"
+    assert torch.equal(answer["soft"], ask(refinery, ("frog",))["soft"])
+    assert torch.equal(ask(refinery, ("xyz",))["soft"], ask(refinery)["soft"])
+
+
+def test_a_target_of_the_settings_that_is_not_in_the_prompt_is_no_error():
+    answer = ask(Refinery(make_record(WORDS), replace(DEFAULT, target=("cat",))))
+    assert (answer["target"], answer["numbers"]) == (["cat"], {"cat": None})
+
+
+def test_more_steps_than_there_are_mean_all():
+    refinery = Refinery(make_record(WORDS, seed=5), DEFAULT)
+    every, one = (ask(refinery, steps=steps)["soft"] for steps in (0, 1))
+    assert torch.equal(ask(refinery, steps=9999)["soft"], every)
+    assert not torch.equal(one, every)
+
+
+@pytest.mark.parametrize("number", [2, 10**9])
+def test_a_picture_that_is_not_there_is_refused(number):
+    with pytest.raises(IndexError, match=f"no picture {number}"):
+        ask(Refinery(make_record(WORDS, batch=2), DEFAULT), number=number)

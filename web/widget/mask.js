@@ -1,0 +1,64 @@
+import { clean } from "./components.js";
+
+/** @typedef {import("../answer.js").Answer} Answer */
+
+/**
+ * The mask of an answer, cut at a threshold, without specks and holes, and inside the noise mask.
+ *
+ * @param {Answer} answer
+ * @param {number} threshold
+ * @returns {{ binary: Uint8Array, area: number }} 1 where the mask is, and the part of the picture that is in it
+ */
+export function cut({ soft, width, levels, min_area: minArea, noiseMask }, threshold) {
+  const least = levels.filter((level) => level <= threshold).length;
+  const binary = new Uint8Array(soft.length);
+  for (let i = 0; i < binary.length; i++) binary[i] = soft[i] >= least ? 1 : 0;
+  clean(binary, width, minArea);
+  let count = 0;
+  for (let i = 0; i < binary.length; i++) {
+    if (noiseMask && !noiseMask[i]) binary[i] = 0;
+    count += binary[i];
+  }
+  return { binary, area: count / binary.length };
+}
+
+/**
+ * The words that act at a pixel of the picture, strongest first, each with its share from 0 to 1.
+ *
+ * @param {Answer} answer
+ * @param {number} x
+ * @param {number} y
+ * @returns {{ number: number, value: number }[]}
+ */
+export function wordsAt({ words, wordMaps, width, height }, x, y) {
+  const columns = neighbours(((x + 0.5) / width) * wordMaps.width - 0.5, wordMaps.width);
+  const rows = neighbours(((y + 0.5) / height) * wordMaps.height - 0.5, wordMaps.height);
+  const valueOf = (/** @type {number} */ number) => {
+    let value = 0;
+    for (const [row, down] of rows) {
+      const start = (number * wordMaps.height + row) * wordMaps.width;
+      for (const [column, across] of columns) value += down * across * wordMaps.data[start + column];
+    }
+    return value / 255;
+  };
+  return words
+    .map((_, number) => ({ number, value: valueOf(number) }))
+    .filter(({ value }) => value > 0)
+    .sort((one, other) => other.value - one.value);
+}
+
+/**
+ * The two cells around a place in a row of `length`, and their weights.
+ *
+ * @param {number} place
+ * @param {number} length
+ * @returns {[number, number][]}
+ */
+function neighbours(place, length) {
+  const inside = Math.min(Math.max(place, 0), length - 1);
+  const first = Math.floor(inside);
+  return [
+    [first, 1 - (inside - first)],
+    [Math.min(first + 1, length - 1), inside - first],
+  ];
+}
