@@ -1,0 +1,191 @@
+"""Edit prompts of the host's text encoders: its own tokenizers, and its encoders' classes with a few random weights."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+T5 = {"t5xxl_model_config": {"d_ff": 8, "d_kv": 4, "d_model": 8, "num_heads": 2, "num_layers": 1}}
+CLIP_L = {
+    "clip_l_model_config": {
+        "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 3, "projection_dim": 8,
+    }
+}  # fmt: skip
+CLIP_G = {"clip_g_model_config": CLIP_L["clip_l_model_config"]}
+WIDE_T5 = {"t5xxl_model_config": T5["t5xxl_model_config"] | {"d_model": 4096}}
+LLM = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
+ENCODERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
+    "flux": ("flux", "FluxTokenizer", "flux_clip", {}, T5 | CLIP_L),
+    "chroma": ("pixart_t5", "PixArtTokenizer", "pixart_te", {}, T5),
+    "sd3": ("sd3_clip", "SD3Tokenizer", "sd3_clip", {}, WIDE_T5 | CLIP_L | CLIP_G),
+    "sd3_without_t5": ("sd3_clip", "SD3Tokenizer", "sd3_clip", {"t5": False}, CLIP_L | CLIP_G),
+    "sd3_t5_alone": ("sd3_clip", "SD3Tokenizer", "sd3_clip", {"clip_l": False, "clip_g": False}, WIDE_T5),
+    "qwen_image": (
+        "qwen_image", "QwenImageTokenizer", "te", {}, {"qwen25_7b_model_config": LLM | {"num_hidden_layers": 1}},
+    ),
+    "z_image": ("z_image", "ZImageTokenizer", "te", {}, {"qwen3_4b_model_config": LLM | {"num_hidden_layers": 3}}),
+    "klein": ("flux", "KleinTokenizer", "klein_te", {}, {"qwen3_4b_model_config": LLM | {"num_hidden_layers": 28}}),
+}  # fmt: skip
+"""Module, tokenizer, what makes the encoder's class and with what, and the sizes of its models."""
+
+LARGE = 10**7
+"""Weights of larger tensors stay as the memory was: no test looks at them."""
+
+
+@pytest.fixture(scope="session")
+def text_encoder(host: Any) -> Any:
+    """``text_encoder(name)``: a CLIP of `ENCODERS`; skips the test where the host has none."""
+
+    @functools.cache
+    def build(name: str) -> Any:
+        import comfy.sd
+        import comfy.supported_models_base
+
+        module_name, tokenizer, factory, arguments, options = ENCODERS[name]
+        try:
+            module = importlib.import_module(f"comfy.text_encoders.{module_name}")
+            encoder = getattr(module, factory)(**arguments)
+        except (ImportError, AttributeError):
+            pytest.skip(f"this ComfyUI has no {factory} in {module_name}")
+
+        class Small(encoder):  # type: ignore[misc, valid-type]
+            def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+                copies = {key: dict(value) for key, value in options.items()}
+                super().__init__(device=device, dtype=dtype, model_options=copies | (model_options or {}))
+
+        target = comfy.supported_models_base.ClipTarget(getattr(module, tokenizer), Small)
+        clip = comfy.sd.CLIP(target, embedding_directory=None, tokenizer_data={}, parameters=1)
+        generator = torch.Generator().manual_seed(0)
+        for key, weight in clip.cond_stage_model.named_parameters():
+            if weight.numel() < LARGE and "visual" not in key:
+                weight.data.normal_(0, 0.2, generator=generator)
+        return clip
+
+    return build
+
+
+def encoded(host: Any, clip: Any, text: str) -> tuple[Any, list[tuple[str, tuple[int, ...]]]]:
+    """The conditioning of Encode Edit Prompt, and its words with their token positions."""
+    conditioning = host.run("InstDiffEncodeEditPrompt", clip=clip, text=text)
+    words = conditioning[0][1]["instdiff_prompt"].words
+    assert words.length == conditioning[0][0].shape[1]
+    return conditioning, [(word.text, word.positions) for word in words.words]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "end"),
+    [
+        ("flux", 1, 6),
+        ("chroma", 1, 6),
+        ("sd3_t5_alone", 1, 6),
+        ("qwen_image", 0, 5),
+        ("z_image", 3, 8),
+        ("klein", 3, 8),
+    ],
+)
+def test_words_stand_at_the_positions_of_their_tokens(host, text_encoder, name, first, end):
+    """T5 has a token of its own for the blank before its first word; Qwen's template goes before or is kept."""
+    conditioning, words = encoded(host, text_encoder(name), "a green dog on grass")
+    assert words == [(text, (first + number,)) for number, text in enumerate(["a", "green", "dog", "on", "grass"])]
+    found = conditioning[0][1]["instdiff_prompt"].words
+    assert (found.start, found.end) == ((), (end,))
+
+
+def test_sd3_has_a_word_in_both_of_its_halves(host, text_encoder):
+    conditioning, words = encoded(host, text_encoder("sd3"), "a green dog, Klimt")
+    assert conditioning[0][0].shape[1] == 154
+    assert words[:3] == [("a", (1, 78)), ("green", (2, 79)), ("dog", (3, 80))]
+    assert [text.casefold() for text, _ in words] == ["a", "green", "dog", "klimt"]
+    assert conditioning[0][1]["instdiff_prompt"].words.start == (0,)
+
+
+def test_sd3_without_t5_has_clips_words_alone(host, text_encoder):
+    conditioning, words = encoded(host, text_encoder("sd3_without_t5"), "a green frog")
+    assert conditioning[0][0].shape[1] == 77
+    assert words == [("a", (1,)), ("green", (2,)), ("frog", (3,))]
+
+
+@pytest.mark.parametrize("name", ["flux", "chroma", "sd3", "qwen_image", "z_image", "klein"])
+def test_long_prompts_and_other_scripts(host, text_encoder, name):
+    texts = [text for text, _ in encoded(host, text_encoder(name), "Über " * 100 + "grüner Frosch, 'blau'")[1]]
+    assert [text.casefold().strip("'") for text in texts[-3:]] == ["grüner", "frosch", "blau"]
+    assert sum(text.casefold() == "über" for text in texts) == 100
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "z_image", "klein"])
+def test_chinese_prompts_have_words(host, text_encoder, name):
+    assert [text for text, _ in encoded(host, text_encoder(name), "一只青蛙,草地")[1]][:2] == ["一只", "青蛙"]
+
+
+@pytest.mark.parametrize(("name", "parses"), [("flux", True), ("sd3", True), ("qwen_image", False), ("klein", False)])
+def test_weights_that_the_encoder_does_not_know_are_told(host, text_encoder, name, parses, caplog):
+    plain = encoded(host, text_encoder(name), "a frog on grass")[1]
+    assert not caplog.text
+    words = encoded(host, text_encoder(name), "a (frog:1.3) on grass")[1]
+    assert (words == plain) == parses
+    assert ("does not know weights" in caplog.text) == (not parses)
+
+
+def test_an_encoder_that_is_not_known_is_named(host, text_encoder):
+    with pytest.raises(ValueError, match="does not know how this text encoder cuts prompts: hydit_clip, mt5xl"):
+        host.hooks.read_prompt(UnknownEncoder(), "a frog")
+
+
+class UnknownEncoder:
+    """A CLIP with tokens of a kind that is not known, as of HunyuanDiT: two encoders, side by side."""
+
+    def tokenize(self, text: str, **_: Any) -> dict[str, Any]:
+        return {"hydit_clip": [], "mt5xl": []}
+
+
+# ---- to the end ----
+
+
+@pytest.mark.parametrize("name", ["flux", "chroma", "qwen_image", "z_image"])
+def test_a_prompt_is_read_in_its_own_model(host, text_encoder, joint_family, name):
+    clip, family = text_encoder(name), joint_family(name)
+    positive, negative = (
+        host.run("InstDiffEncodeEditPrompt", clip=clip, text="a green frog"),
+        host.nodes.CLIPTextEncode(),
+    )
+    inputs = {"positive": positive, "negative": negative.encode(clip, "")[0], "steps": 2, "model": family.model}
+    latent = family.latent(8, 12)
+    for cfg in (1.0, 4.0):
+        plain = host.k_sampler(latent, cfg=cfg, **inputs)
+        samples, attention = host.capture(latent, cfg=cfg, **inputs)
+        assert torch.equal(samples, plain)
+        assert attention.words.texts == ("a", "green", "frog")
+        assert attention.propagated[:, :, 2].any()
+    samples = host.edit(latent, **inputs)[0]
+    assert 0 < (samples != latent).flatten(2).any(1).float().mean() < 1
+
+
+def test_a_prompt_of_another_node_is_counted_from_the_end_where_pictures_come_before_it(
+    host, text_encoder, joint_family
+):
+    """As that of TextEncodeQwenImageEdit, whose encoder is shown the picture too."""
+    clip, family = text_encoder("qwen_image"), joint_family("qwen_image")
+    ((context, options),) = host.nodes.CLIPTextEncode().encode(clip, "a green frog")[0]
+    longer = [[torch.cat([torch.randn(1, 20, 8), context], 1), options]]
+    latent, inputs = family.latent(8, 12), {"clip": clip, "text": "a green frog", "steps": 2, "model": family.model}
+    negative = host.nodes.CLIPTextEncode().encode(clip, "")[0]
+    attention = host.capture(latent, positive=longer, negative=negative, **inputs)[1]
+    assert attention.words.texts == ("a", "green", "frog")
+    shorter = [[context[:, 1:], options]]
+    with pytest.raises(ValueError, match="has 7 token positions, but its words were counted for 8"):
+        host.capture(latent, positive=shorter, negative=negative, **inputs)
+
+
+def test_an_edit_prompt_that_was_concatenated_is_refused(host, text_encoder, joint_family):
+    clip, family = text_encoder("qwen_image"), joint_family("qwen_image")
+    edit, other = (
+        host.run("InstDiffEncodeEditPrompt", clip=clip, text="a frog"),
+        host.run("InstDiffEncodeEditPrompt", clip=clip, text="on grass"),
+    )
+    positive = host.nodes.ConditioningConcat().concat(edit, other)[0]
+    with pytest.raises(ValueError, match="do not concatenate"):
+        host.edit(family.latent(8, 12), positive=positive, negative=other, model=family.model)
