@@ -101,7 +101,7 @@ class Family:
         if self.name == "flux":
             options["guidance"] = 3.5
         if self.name.startswith(("lumina2", "z_image")):
-            options["attention_mask"] = torch.ones(1, length)
+            options["attention_mask"] = torch.ones(1, length, dtype=torch.long)
         if self.name == "hidream":
             options["conditioning_llama3"] = torch.randn(1, 2, LLAMA, 8, generator=generator)
         return [[context, options]]

@@ -17,6 +17,9 @@ class Spy:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Spy:
+        return self  # ComfyUI v0.3.64 copies a model's options deeply
+
     def __call__(self, func: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         reading = kwargs["transformer_options"].get("instdiff_call")
         if reading is not None and q.shape[-2] == reading.layout.length:
