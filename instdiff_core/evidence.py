@@ -35,7 +35,7 @@ LARGEST = 60000.0
 class Predictions:
     """What the model makes of a step, as clean latents ``[B, C, H, W]``.
 
-    `with_prompt` and `without_prompt` are its two predictions (none where there was no negative
+    `with_prompt` and `without_prompt` are its two predictions (None where there was no negative
     prompt), `guided` is what the sampler gets, and `image_latent` the latent of the picture.
     """
 
@@ -45,7 +45,7 @@ class Predictions:
     image_latent: Tensor
 
     def entries(self, part: slice) -> Predictions:
-        """Those of some pictures of the batch."""
+        """The predictions of some entries of the batch."""
         without = self.without_prompt if self.without_prompt is None else self.without_prompt[part]
         return Predictions(self.guided[part], self.with_prompt[part], without, self.image_latent[part])
 
@@ -58,7 +58,7 @@ class Predictions:
         Classifier"), cell by cell. Without a prediction without prompt its error is 0, so that
         the prompt contradicts every place.
         """
-        change, error = (level.error(each, self.image_latent) for each in (self.guided, self.with_prompt))
+        change, error = (level.error(prediction, self.image_latent) for prediction in (self.guided, self.with_prompt))
         change, error = change.abs(), error.square()
         without = torch.zeros_like(error)
         if self.without_prompt is not None:
@@ -76,7 +76,7 @@ class Evidence:
     spreads them over whole objects; a mean in which steps count by the fourth power of their noise
     level, since early steps show the picture and late ones its edit. `image_latent` ``[B, C, H, W]``
     is the latent of the picture. `noise_mask` ``[B, H, W]`` bool is where the latent's own noise
-    mask lets the sampler edit; none: everywhere.
+    mask lets the sampler edit; None: everywhere.
     """
 
     first: Tensor
@@ -86,7 +86,7 @@ class Evidence:
     noise_mask: Tensor | None = None
 
     def shared(self) -> Evidence:
-        """The mean over the batch, as a batch of one: for noise draws of one picture.
+        """The mean over the batch, as a batch of one: for several noise samples of one picture.
 
         Without the noise masks, of which every picture keeps its own.
         """
@@ -240,7 +240,7 @@ class _Sums:
         self._propagated = _Mean()
 
     def add(self, maps: Tensor, propagated: Tensor, weight: Tensor) -> None:
-        """Add a step: its maps and extents, and what it counts (a scalar)."""
+        """Add a step: its maps, its propagated maps, and its weight (a scalar)."""
         self._first = maps if self._first is None else self._first
         self._maps.add(maps)
         self._propagated.add(propagated, weight)

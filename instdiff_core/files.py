@@ -56,7 +56,7 @@ def _in_bytes(image: Image.Image) -> Image.Image:
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinite values")
     deep = image.mode.startswith("I;16") or image.format == "PNG"
-    white = 2**16 - 1 if deep else next((each for each in WHITES if values.max() <= each), values.max())
+    white = 2**16 - 1 if deep else next((level for level in WHITES if values.max() <= level), values.max())
     grey = Image.fromarray((values / white * 255).round().clip(0, 255).astype(np.uint8))
     grey.info = image.info
     return grey

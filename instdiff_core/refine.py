@@ -167,8 +167,8 @@ def refine_record(
 
     `picture` is what `resize_mask` follows.
     """
-    found = _ignore_noise_mask(record.evidence(steps), record.words, settings)
-    return resize_mask(found, record.image_size, settings, picture, record.noise_mask)
+    mask = _ignore_noise_mask(record.evidence(steps), record.words, settings)
+    return resize_mask(mask, record.image_size, settings, picture, record.noise_mask)
 
 
 def resize_mask(

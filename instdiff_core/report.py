@@ -33,7 +33,7 @@ def collect_facts(
     and the confidence counts how far steps and draws agree.
     """
     confidence = mask.confidence[picture].item()
-    found = {
+    facts = {
         "index_word": words.texts[int(mask.roles.index[picture])],
         "words": [
             {"word": text, "weight": int(weight)}
@@ -44,8 +44,8 @@ def collect_facts(
     }
     if convergence is not None:
         confidence *= convergence.agreement[picture].item()
-        found |= {"settled": int(convergence.settled[picture]), "steps": convergence.steps}
-    return {**found, "confidence": round(confidence, 4)}
+        facts |= {"settled": int(convergence.settled[picture]), "steps": convergence.steps}
+    return {**facts, "confidence": round(confidence, 4)}
 
 
 def describe_mask(
@@ -74,21 +74,21 @@ def _remedy(noise_level: float, settings: MaskSettings) -> str:
     return ", or ".join(ways) or "try another seed"
 
 
-def _line(found: dict[str, Any], picture: int, remedy: str) -> str:
-    weights = ", ".join(f"{entry['word']} {entry['weight']:+d}" for entry in found["words"])
-    text = f"picture {picture + 1}: index word '{found['index_word']}' ({weights}), area {found['mask_area']:.1%}, "
-    if "settled" in found:
-        text += f"settled at step {found['settled']} of {found['steps']}, "
-    text += f"confidence {found['confidence']:.2f}"
-    if found["mask_area"] == 0:
+def _line(facts: dict[str, Any], picture: int, remedy: str) -> str:
+    weights = ", ".join(f"{entry['word']} {entry['weight']:+d}" for entry in facts["words"])
+    text = f"picture {picture + 1}: index word '{facts['index_word']}' ({weights}), area {facts['mask_area']:.1%}, "
+    if "settled" in facts:
+        text += f"settled at step {facts['settled']} of {facts['steps']}, "
+    text += f"confidence {facts['confidence']:.2f}"
+    if facts["mask_area"] == 0:
         return f"{text}. The mask is empty: lower the threshold, or name the words to use."
-    if found["mask_area"] == 1:
+    if facts["mask_area"] == 1:
         return f"{text}. The mask is the whole picture: raise the threshold, or name the words to use."
-    if found["fits"]:
+    if facts["fits"]:
         text += (
             ". The prompt fits what stands out in the picture, so the mask is the rest of it: "
             "name the word to change if that is wrong"
         )
-    if found["confidence"] < UNSURE:
+    if facts["confidence"] < UNSURE:
         return f"{text}. The mask is unsure: {remedy}."
     return text

@@ -61,8 +61,8 @@ class MaskSession:
 
     def final(self, size: tuple[int, int], settings: MaskSettings, picture: Tensor) -> InstantMask:
         """The mask of the steps so far at image size ``(H, W)``, by the edges of `picture`, as `resize_mask` has it."""
-        found = refine(self._recorder.evidence(), self.words, settings)
-        return resize_mask(found, size, settings, picture, self._noise_mask)
+        mask = refine(self._recorder.evidence(), self.words, settings)
+        return resize_mask(mask, size, settings, picture, self._noise_mask)
 
     def record(self, scale: int) -> AttentionRecord:
         """What was observed; a latent pixel is `scale` image pixels. Raises ``ValueError`` as `Recorder.freeze`."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 LONGEST = 10_000
-"""Letters that a text may have: far more than any prompt. A model would attend to a megabyte for hours."""
+"""Characters that a text may have: far more than any prompt. A model would attend to a megabyte for hours."""
 
 OVERSHOOT = 0.5
 """How far resampling by bicubic or Lanczos filters takes a mask out of 0..1, and more."""
@@ -29,29 +29,33 @@ def check_inputs(execute: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(execute)
-    def run(cls: Any, **given: Any) -> Any:
-        inputs = {each.id: each for each in cls.define_schema().inputs if each.id in given}
-        for name, each in inputs.items():
-            if wrong := find_problem(each, given[name]):
-                raise ValueError(f"{name} {wrong}")
-            if each.get_io_type() == "MASK" and given[name] is not None:
-                given[name] = normalize_mask(name, given[name])
-        return execute(cls, **{name: given[name] for name in inputs})
+    def run(cls: Any, **values: Any) -> Any:
+        inputs = {schema.id: schema for schema in cls.define_schema().inputs if schema.id in values}
+        for name, schema in inputs.items():
+            if problem := find_problem(schema, values[name]):
+                raise ValueError(f"{name} {problem}")
+            if schema.get_io_type() == "MASK" and values[name] is not None:
+                values[name] = normalize_mask(name, values[name])
+        return execute(cls, **{name: values[name] for name in inputs})
 
     return run
 
 
-def find_problem(each: Any, value: Any) -> str | None:
-    """What is wrong with the value of an input of a schema, as the end of a sentence; none when nothing is."""
-    kind = each.get_io_type()
-    if kind == "BOOLEAN" or (value is None and each.optional):
+def find_problem(schema: Any, value: Any) -> str | None:
+    """What is wrong with the value of an input, by its `schema`, as the end of a sentence; None when nothing is."""
+    kind = schema.get_io_type()
+    if kind == "BOOLEAN" or (value is None and schema.optional):
         return None
     if kind == "COMBO":
-        return None if value in each.options else f"must be one of {', '.join(each.options)}, not {value!r:.100}"
+        return None if value in schema.options else f"must be one of {', '.join(schema.options)}, not {value!r:.100}"
     if kind == "STRING":
         return find_text_problem(value)
     if kind in ("FLOAT", "INT"):
-        return None if each.min <= value <= each.max else f"must be from {each.min} to {each.max}, not {value!r:.100}"
+        return (
+            None
+            if schema.min <= value <= schema.max
+            else f"must be from {schema.min} to {schema.max}, not {value!r:.100}"
+        )
     if value is None and kind == "CLIP":
         return None  # a checkpoint without CLIP: `host.words_in` says more
     if _from_json(value):
@@ -67,7 +71,7 @@ def find_tensor_problem(kind: str, values: Any) -> str | None:
     if not values.numel():
         return f"is empty, of shape {list(values.shape)}"
     # one pass, without a copy; NaN and infinity come through
-    low, high = (float(each) for each in torch.aminmax(values if values.is_floating_point() else values.float()))
+    low, high = (float(bound) for bound in torch.aminmax(values if values.is_floating_point() else values.float()))
     if not (math.isfinite(low) and math.isfinite(high)):
         return (
             "holds NaN or infinite values, as a VAE or a model makes that fails in half precision: start ComfyUI with "
@@ -104,11 +108,11 @@ def normalize_mask(name: str, mask: Tensor) -> Tensor:
 
 
 def find_text_problem(text: str) -> str | None:
-    """What is wrong with a text: its length, or half letters that no tokenizer reads."""
+    """What is wrong with a text: its length, or a lone surrogate, which no tokenizer reads."""
     if len(text) > LONGEST:
-        return f"has {len(text)} letters, and {LONGEST} are the most: make it shorter"
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        return "holds a broken letter, half of a pair: type the text again"
+        return f"has {len(text)} characters, and {LONGEST} are the most: make it shorter"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "holds a broken character (half of a surrogate pair): type the text again"
     return None
 
 
@@ -116,11 +120,11 @@ def _from_json(value: Any) -> bool:
     """Whether a value is of what a workflow's file can hold, and of nothing else."""
     waiting = [value]
     while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            waiting += each.values()
-        elif isinstance(each, (list, tuple)):
-            waiting += each
-        elif each is not None and not isinstance(each, (str, int, float)):
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, (list, tuple)):
+            waiting += part
+        elif part is not None and not isinstance(part, (str, int, float)):
             return False
     return True

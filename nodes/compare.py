@@ -82,19 +82,22 @@ class CompareEdit(io.ComfyNode):
         masks = _masks(mask, other_mask, pictures)
         if not pictures and len(masks) < 2:
             raise ValueError("nothing to compare: connect before and after, or mask and other_mask, or all four")
-        count = max(len(each) for each in pictures + masks)
-        pictures, masks = ([host.repeat_to_batch(each, count) for each in group] for group in (pictures, masks))
+        count = max(len(batch) for batch in pictures + masks)
+        pictures, masks = ([host.repeat_to_batch(batch, count) for batch in group] for group in (pictures, masks))
 
         difference = show_difference(*pictures) if pictures else show_masks(*masks)
         if pictures:
             for area, colour in zip(masks, (ORANGE, BLUE), strict=False):
                 difference = draw_outline(difference, area, colour)
-        figures = [_figures([each[i] for each in pictures], [each[i] for each in masks]) for i in range(count)]
+        figures = [_figures([batch[i] for batch in pictures], [batch[i] for batch in masks]) for i in range(count)]
         where = " outside the mask" if masks else ""
-        report = "\n".join(_line(number, each, where) for number, each in enumerate(figures, 1))
+        report = "\n".join(_line(number, values, where) for number, values in enumerate(figures, 1))
         shown = ui.PreviewImage(difference, cls=cls).as_dict() | ui.PreviewText(report).as_dict()
         return io.NodeOutput(
-            host.to_intermediate(difference), *(fmean(each) for each in zip(*figures, strict=True)), report, ui=shown
+            host.to_intermediate(difference),
+            *(fmean(values) for values in zip(*figures, strict=True)),
+            report,
+            ui=shown,
         )
 
 
@@ -129,12 +132,12 @@ def _pictures(before: Tensor | None, after: Tensor | None) -> list[Tensor]:
     if before is None or after is None:
         return []
     if before.shape[1:3] != after.shape[1:3]:
-        sizes = " and ".join(f"{each.shape[2]} x {each.shape[1]}" for each in (before, after))
+        sizes = " and ".join(f"{picture.shape[2]} x {picture.shape[1]}" for picture in (before, after))
         raise ValueError(
             f"the pictures are of different size, {sizes}: crop or scale one to the other's size first. "
             "Inpaint Finish keeps the size; VAE Decode gives multiples of 8"
         )
-    return [each[..., :3] for each in (before, after.to(before.device))]
+    return [picture[..., :3] for picture in (before, after.to(before.device))]
 
 
 def _masks(mask: Tensor | None, other: Tensor | None, pictures: list[Tensor]) -> list[Tensor]:
@@ -144,9 +147,9 @@ def _masks(mask: Tensor | None, other: Tensor | None, pictures: list[Tensor]) ->
     """
     if mask is None and other is not None:
         raise ValueError("other_mask has nothing to be compared with: connect mask too")
-    given = [each[:, None] for each in (mask, other) if each is not None]
-    if not given:
+    masks = [area[:, None] for area in (mask, other) if area is not None]
+    if not masks:
         return []
-    like = pictures[0] if pictures else given[0][:, 0]
+    like = pictures[0] if pictures else masks[0][:, 0]
     size = like.shape[1], like.shape[2]
-    return [interpolate(each.to(like.device), size, mode="bilinear")[:, 0] > 0.5 for each in given]
+    return [interpolate(area.to(like.device), size, mode="bilinear")[:, 0] > 0.5 for area in masks]

@@ -70,7 +70,7 @@ class MiniScene(io.ComfyNode):
     @check_inputs
     def execute(cls, object: str, background: str, seed: int, batch_size: int = 1) -> io.NodeOutput:
         seeds = range(seed, seed + batch_size)
-        scenes = [compose(np.random.default_rng(each), [object], background) for each in seeds]
+        scenes = [compose(np.random.default_rng(number), [object], background) for number in seeds]
         pictures = np.stack([picture for picture, _ in scenes]).astype(np.float32) / 255
         masks = np.concatenate([masks for _, masks in scenes]).astype(np.float32)
         return io.NodeOutput(torch.from_numpy(pictures), torch.from_numpy(masks))

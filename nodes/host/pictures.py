@@ -73,7 +73,7 @@ def match_image_to_record(image: Tensor, record: AttentionRecord) -> Tensor:
     """
     (height, width), scale = record.image_size, record.scale
     slack = image.shape[1] - height, image.shape[2] - width
-    if not all(0 <= each < scale for each in slack):
+    if not all(0 <= excess < scale for excess in slack):
         raise ValueError(
             f"the image is {image.shape[2]} x {image.shape[1]}, the sampled picture {width} x {height}: "
             "connect the picture that went into VAE Encode"

@@ -126,8 +126,8 @@ class InstantMaskWrapper:
         if model.get_wrappers(WrappersMP.APPLY_MODEL, "torch.compile"):
             raise ValueError("the model is compiled, and its attention cannot be read: leave TorchCompileModel out")
         positive = guider.conds.get("positive", [])
-        given = [(cond["cross_attn"], cond) for cond in positive if "cross_attn" in cond]
-        prompt = check_prompt(given, self.settings, self.prompt)
+        contexts = [(cond["cross_attn"], cond) for cond in positive if "cross_attn" in cond]
+        prompt = check_prompt(contexts, self.settings, self.prompt)
         image_latent = latent if self.image_latent is None else _like_latent(self.image_latent, latent)
         warn_of_size(model, image_latent)
         noisy = bool(noise.any())

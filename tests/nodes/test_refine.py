@@ -175,7 +175,7 @@ def test_the_mask_is_still_previewed(attention, refine):
         ({"threshold": float("nan")}, "threshold must be from 0.0 to 1.0, not nan"),
         ({"words": "cat"}, "'cat' is not in the edit prompt: its words are a, frog, on, the, grass"),
         ({"words": "frog; grass"}, "'frog; grass' is not in the edit prompt"),
-        ({"words": "frog" * 5000}, "words has 20000 letters"),
+        ({"words": "frog" * 5000}, "words has 20000 characters"),
     ],
 )
 def test_what_is_wrong_is_said(attention, refine, own, message):
@@ -205,7 +205,7 @@ def test_specks_go_and_holes_are_filled_as_the_settings_say_and_the_soft_mask_ke
 
 
 def test_broken_text_is_refused_before_the_run(host):
-    assert "broken letter" in host.classes[NODE].validate_inputs(words="\ud800")
+    assert "broken character" in host.classes[NODE].validate_inputs(words="\ud800")
     assert host.classes[NODE].validate_inputs(words="frog, cat") is True
 
 
