@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -152,7 +153,7 @@ def encode_for_inpainting(
     if is_inpainting_model(model):
         positive, negative, latent = nodes.InpaintModelConditioning().encode(positive, negative, pixels, vae, area)
     else:
-        latent = {"samples": vae.encode(pixels), "noise_mask": area.unsqueeze(1)}
+        latent = _encode_with_mask(vae, pixels, area)
     if samples is not None:
         start = get_samples(samples)
         ratio = vae.spacial_compression_encode()
@@ -168,6 +169,16 @@ def encode_for_inpainting(
         )
         latent["samples"] = whole
     return positive, negative, latent
+
+
+def _encode_with_mask(vae: Any, pixels: Tensor, area: Tensor) -> Latent:
+    """Pictures ``[B, H, W, 3]`` encoded, with their noise masks ``[B, H, W]``.
+
+    To VAEs of video a batch is the frames of one, and to samplers its noise mask: it is encoded picture by picture.
+    """
+    if getattr(vae, "latent_dim", 2) != 3:
+        return {"samples": vae.encode(pixels), "noise_mask": area[:, None]}
+    return {"samples": torch.cat([vae.encode(picture[None]) for picture in pixels]), "noise_mask": area[:, None, None]}
 
 
 def decode(vae: Any, latent: Latent, image: Tensor) -> Tensor:
