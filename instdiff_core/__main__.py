@@ -84,7 +84,7 @@ def edit(options: argparse.Namespace) -> None:
     from . import pipeline
 
     model = pipeline.load_model(options.model, _device()) if options.model else pipeline.load_mini(_device())
-    result = pipeline.edit(
+    result = pipeline.edit_photo(
         model,
         picture,
         options.prompt,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
@@ -66,9 +67,11 @@ class Region:
         """The same rectangle of a picture that is `further` on in the batch."""
         return replace(self, picture=self.picture + further)
 
-    def mark(self, areas: Tensor, area: Tensor) -> None:
-        """Add an area ``[1, height, width]`` bool of the rectangle to the areas ``[B, H, W]`` bool, in place."""
-        self._part(areas).logical_or_(area.to(areas.device))
+    def mark(self, masks: Tensor, mask: Tensor) -> None:
+        """Add a mask ``[1, h, w]`` of the rectangle to that of its picture, of masks ``[B, H, W]``, in place."""
+        part = self._part(masks)
+        resized = _resize(mask.to(masks)[..., None], (self.height, self.width), "bilinear")[..., 0]
+        part.copy_(torch.maximum(part, resized))
 
     def _part(self, images: Tensor) -> Tensor:
         rows, columns = slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)

@@ -197,7 +197,7 @@ class PutBack(io.ComfyNode):
             )
         pictures = host.repeat_to_batch(image, 1 + max(region.picture for region in area.regions))
         result = pictures.repeat(variants, 1, 1, 1)
-        painted = torch.zeros(result.shape[:3], dtype=torch.bool)
+        painted = torch.zeros(result.shape[:3])
         _, alpha = feather_mask(_sized(area.masks if mask is None else mask, edited), grow, feather)
         alpha = host.repeat_to_batch(alpha, len(edited))
         for number in range(len(edited)):
@@ -205,7 +205,7 @@ class PutBack(io.ComfyNode):
             region = area.regions[crop].of_another(variant * len(pictures))
             entry = slice(number, number + 1)
             region.mark(painted, region.put_back(result, edited[entry], alpha[entry]))
-        return io.NodeOutput(result, painted.float())
+        return io.NodeOutput(result, painted)
 
 
 def _crop(image: Tensor, mask: Tensor, context: float, pixels: int, unit: int, separate: bool) -> CroppedArea:

@@ -2,5 +2,6 @@
 
 from .editing import Edit, edit, edit_batch, finish
 from .model import EditModel, Picture, load_mini, load_model
+from .photo import edit_photo
 
-__all__ = ["Edit", "EditModel", "Picture", "edit", "edit_batch", "finish", "load_mini", "load_model"]
+__all__ = ["Edit", "EditModel", "Picture", "edit", "edit_batch", "edit_photo", "finish", "load_mini", "load_model"]

@@ -99,9 +99,21 @@ class EditModel:
         sample = self.unet(latents.to(self.unet.dtype), step, encoder_hidden_states=context).sample
         return sample.float()
 
+    @property
+    def unit(self) -> int:
+        """What the sides of a picture must be multiples of, so that every level of the U-Net divides it evenly."""
+        halvings = len(self.unet.down_blocks) - 1
+        return self.scale * (1 << halvings)
+
+    @property
+    def native_pixels(self) -> int:
+        """Pixels of the pictures that the model was made for."""
+        side: int = self.unet.config.sample_size * self.scale
+        return side**2
+
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """The nearest picture size that every level of the U-Net divides evenly."""
-        unit = self.scale * 2 ** (len(self.unet.down_blocks) - 1)
+        unit = self.unit
         return max(1, round(height / unit)) * unit, max(1, round(width / unit)) * unit
 
 

@@ -1,0 +1,56 @@
+"""Photos that are larger than what the model was made for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from instdiff_core.mini.scenes import compose
+from instdiff_core.options import FinishOptions, SamplingOptions
+from instdiff_core.pipeline import EditModel, edit, edit_photo, load_mini
+
+FEW: dict[str, Any] = {"sampling": SamplingOptions(6), "finishing": FinishOptions(2, strength=0.5)}
+
+
+@pytest.fixture(scope="module")
+def model() -> EditModel:
+    return load_mini()
+
+
+@pytest.fixture(scope="module")
+def photo() -> tuple[np.ndarray, np.ndarray]:
+    """A photo of 900 x 700 pixels with a cat of a third of its height, and the cat's mask."""
+    picture = compose(np.random.default_rng(3), [], "grass", size=900)[0][:700].copy()
+    cat, masks = compose(np.random.default_rng(4), ["cat"], "grass", size=300, scale=(0.9, 0.95))
+    truth = np.zeros(picture.shape[:2], bool)
+    truth[250:550, 400:700] = masks[0]
+    picture[truth] = cat[masks[0]]
+    return picture, truth
+
+
+def test_a_large_photo_comes_back_at_its_size_and_bit_for_bit_outside_the_edit(
+    model: EditModel, photo: tuple[np.ndarray, np.ndarray]
+) -> None:
+    picture, truth = photo
+    result = edit_photo(model, picture, "a frog on the grass", seed=1, **FEW)
+    mask = result.mask.binary[0].numpy()
+    changed = (result.picture != picture).any(-1)
+    assert result.picture.shape == result.unfinished.shape == picture.shape
+    assert mask.shape == result.mask.soft[0].shape == truth.shape
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.7
+    assert changed[mask].mean() > 0.9
+    rows, columns = np.nonzero(changed)
+    inside = np.nonzero(mask)
+    room = 16 * 900 / 256  # of the finish's edge, enlarged from the smallest crop that there can be
+    assert rows.min() > inside[0].min() - room
+    assert rows.max() < inside[0].max() + room
+    assert columns.min() > inside[1].min() - room
+    assert columns.max() < inside[1].max() + room
+
+
+def test_a_picture_of_the_models_own_size_is_edited_as_it_is(model: EditModel) -> None:
+    picture = compose(np.random.default_rng(5), ["cat"], "grass")[0]
+    whole, direct = (way(model, picture, "a dog", **FEW).picture for way in (edit_photo, edit))
+    assert np.array_equal(whole, direct)
