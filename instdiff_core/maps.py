@@ -102,6 +102,7 @@ class EdgeFilter:
         products, mean_products = ((maps[:, :, None] * maps[:, None]).flatten(1, 2) for maps in pair)
         variance = rearrange(_box(products, radius) - mean_products, "b (c d) h w -> b h w c d", c=channels)
         self._variance = variance + EDGE * torch.eye(channels, device=image.device)
+        self._image = self._image.contiguous()
 
     def follow(self, maps: Tensor) -> Tensor:
         """Maps ``[B, h, w]`` in 0..1 at the image's size ``[B, H, W]``, in 0..1."""
@@ -113,7 +114,8 @@ class EdgeFilter:
         offset = mean_map - (slope * self._mean).sum(1, keepdim=True)
         functions = _box(torch.cat([slope, offset], 1), self._radius)
         functions = functional.interpolate(functions, size, mode="bilinear")
-        return ((functions[:, :-1] * self._image).sum(1) + functions[:, -1]).clamp(0, 1)
+        # in place: at the size of a picture most of the time goes into memory
+        return functions[:, :-1].mul_(self._image).sum(1).add_(functions[:, -1]).clamp_(0, 1)
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:

@@ -14,6 +14,7 @@ import zlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def add_routes() -> None:
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is None or any(getattr(route, "path", None) == PATH for route in server.routes):
         return
-    refineries, thread = Refineries(), ThreadPoolExecutor(1, "instdiff_masks")
+    refineries, thread = Refineries(), ThreadPoolExecutor(1, "instdiff_masks", _compute_alone)
 
     @server.routes.post(PATH)
     async def give_mask(request: web.Request) -> web.Response:
@@ -123,6 +124,19 @@ def add_routes() -> None:
             return _refuse(400, error)
         encoding = {} if make == refineries.answer else {"Content-Encoding": "deflate"}
         return web.Response(body=answer, headers={"Cache-Control": "no-store", **encoding})
+
+
+def _compute_alone() -> None:
+    """Let torch use no other threads for what the calling thread computes.
+
+    Where the CPU samples, threads that wait for each other would take ten times as long. torch sets
+    the number for this thread, and for those that are yet to begin: for these a thread sets it back.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    other = Thread(target=torch.set_num_threads, args=(threads,))
+    other.start()
+    other.join()
 
 
 def _is_near(request: web.Request) -> bool:

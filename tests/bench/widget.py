@@ -5,9 +5,10 @@
 Starts a ComfyUI server, and prints, in milliseconds, the median and the worst of a threshold move,
 of a word click and of a step move in Chromium, and what the first mask takes: for square pictures
 of these sides, whose attention has these cells on a side. A threshold is cut in the browser; for
-the others the time is from the question to the mask that came of the server's answer. Also the
-bytes of an answer. With a latency every answer comes so much later; with --busy the server samples
-all the time.
+the others the time is from the question to the mask that came of the server's answer. Beside each
+is the processor time that the server and the browser took for it, which says what an idle machine
+would need where this one is not idle. Last, the bytes of an answer. With a latency every answer
+comes so much later; with --busy the server samples all the time, and its processor time says nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 
@@ -90,18 +92,31 @@ def main() -> None:
         for side, grid in product(options.sides, options.grids):
             record = make_record(texts, steps=STEPS, grid=(grid, grid), latent=(side // 8, side // 8))
             for name, settings in PRESETS.items():
-                figures = _measure(page, _leave(server, record, settings), options.moves)
+                figures = _measure(page, server, _leave(server, record, settings), options.moves)
                 print(f"{side} px, attention {grid} x {grid}, {name:7}: {figures}", flush=True)
 
 
-def _measure(page: Page, record: str, moves: int) -> str:
+def _measure(page: Page, server: Server, record: str, moves: int) -> str:
     figures, size = [], 0
+    own = psutil.Process(server.process.pid)
+    processes = [own], [each for each in psutil.Process().children(recursive=True) if each != own]
     for kind, count in {"first": 1, **dict.fromkeys(("threshold", "word", "step"), moves)}.items():
+        before = [_processor_time(group) for group in processes]
         found: dict[str, Any] = page.evaluate(TIME, [f"/extensions/{FOLDER}", record, kind, count])
         times, size = found["times"], found["size"]
-        worst = "" if count == 1 else f" ({max(times):.1f})"
-        figures.append(f"{kind} {np.median(times):5.1f}{worst}")
+        if count == 1:
+            figures.append(f"{kind} {times[0]:.1f}")
+            continue
+        taken = [(_processor_time(group) - start) / count for group, start in zip(processes, before, strict=True)]
+        processor = " + ".join(f"{1000 * seconds:.0f}" for seconds in taken)
+        figures.append(f"{kind} {np.median(times):.1f} ({max(times):.1f}; processor {processor})")
     return f"{', '.join(figures)}; {size / 2**20:.2f} MiB"
+
+
+def _processor_time(processes: list[Any]) -> float:
+    """In seconds, of those that are still there."""
+    times = [process.cpu_times() for process in processes if process.is_running()]
+    return sum(time.user + time.system for time in times)
 
 
 @contextmanager
