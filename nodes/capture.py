@@ -9,7 +9,15 @@ from comfy_api.latest import io
 from ..instdiff_core.options import PRESETS, SAMPLING
 from . import host
 from .checks import check_inputs
-from .types import CATEGORY, Attention, read_given_prompt, sampling_inputs, search_aliases, words_inputs
+from .types import (
+    CATEGORY,
+    Attention,
+    read_given_prompt,
+    readable_model_input,
+    sampling_inputs,
+    search_aliases,
+    words_inputs,
+)
 
 
 class CaptureAttention(io.ComfyNode):
@@ -25,7 +33,7 @@ class CaptureAttention(io.ComfyNode):
                 "With Refine Instant Mask this finds an object by text, without editing the picture."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A Stable Diffusion model with a U-Net."),
+                readable_model_input(),
                 io.Conditioning.Input("positive", tooltip="The prompt, from Encode Edit Prompt."),
                 io.Conditioning.Input("negative", tooltip="What to avoid, from any text encoder; may be empty."),
                 io.Latent.Input("latent_image", tooltip="The picture, from VAE Encode."),

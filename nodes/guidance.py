@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.options import PRESETS
 from . import host
 from .checks import check_inputs
-from .types import CATEGORY, Attention, Settings, read_given_prompt, search_aliases, words_inputs
+from .types import CATEGORY, Attention, Settings, read_given_prompt, readable_model_input, search_aliases, words_inputs
 
 
 class InstantMaskGuidance(io.ComfyNode):
@@ -25,7 +25,7 @@ class InstantMaskGuidance(io.ComfyNode):
                 "KSampler Advanced or custom sampler. Masked Sampler is this and a KSampler in one."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A Stable Diffusion model with a U-Net."),
+                readable_model_input(),
                 io.Latent.Input("latent", tooltip="The picture to edit, from VAE Encode."),
                 Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
                 io.Mask.Input(

@@ -10,7 +10,16 @@ from ..instdiff_core.options import PRESETS, SAMPLING
 from ..instdiff_core.refine import refine_record
 from . import host
 from .checks import check_inputs
-from .types import CATEGORY, Attention, Settings, read_given_prompt, sampling_inputs, search_aliases, words_inputs
+from .types import (
+    CATEGORY,
+    Attention,
+    Settings,
+    read_given_prompt,
+    readable_model_input,
+    sampling_inputs,
+    search_aliases,
+    words_inputs,
+)
 
 
 class MaskedSampler(io.ComfyNode):
@@ -26,7 +35,7 @@ class MaskedSampler(io.ComfyNode):
                 "the prompt is about, and the rest of the picture is kept."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A Stable Diffusion model with a U-Net."),
+                readable_model_input(),
                 io.Conditioning.Input("positive", tooltip="The edit prompt, from Encode Edit Prompt."),
                 io.Conditioning.Input("negative", tooltip="What to avoid, from any text encoder; may be empty."),
                 io.Latent.Input("latent_image", tooltip="The picture to edit, from VAE Encode."),

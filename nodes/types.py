@@ -25,6 +25,13 @@ def search_aliases(*searches: str) -> dict[str, Any]:
     return {"search_aliases": list(searches)} if "search_aliases" in inspect.signature(io.Schema).parameters else {}
 
 
+def readable_model_input() -> Any:
+    """A model whose attention is read."""
+    return io.Model.Input(
+        "model", tooltip="Stable Diffusion, SDXL, Flux, SD3, Qwen-Image, Z-Image and others: see help."
+    )
+
+
 def attention_input() -> Any:
     """What a sampling recorded, to be read by `host.get_record`."""
     return Attention.Input("attention", tooltip="From Masked Sampler, Capture Attention or Instant Mask Guidance.")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...instdiff_core.evidence import AttentionRecord, Predictions
 from ...instdiff_core.noise import NoiseLevel
 from ...instdiff_core.session import MaskSession
+from .levels import find_noise_level
 from .pictures import drop_time, keep_picture
 from .preview import outline_previews
 from .readers import Reader
@@ -170,7 +171,7 @@ class InstantMaskRun:
                 "the sampler changes the size of the latent while it samples, and the picture outside the mask cannot "
                 "be kept: choose another sampler, and upscale the edited latent afterwards"
             )
-        level = _level(executor.class_obj.inner_model, sigma.flatten()[0])
+        level = find_noise_level(executor.class_obj.inner_model.model_sampling, sigma.flatten()[0])
         if self._noise is None:
             # the latent came with its noise: what is left of it without the picture
             self._noise = level.noise_in(x, self._model_latent)
@@ -249,9 +250,3 @@ def _says_something(cond: dict[str, Any]) -> bool:
     """Whether a conditioning has a context that is not zeroed."""
     context = cond.get("cross_attn")
     return context is not None and bool(context.any())
-
-
-def _level(model: Any, sigma: Tensor) -> NoiseLevel:
-    """The noise level of a model's sigma, by how the model mixes a picture with nothing, and noise with nothing."""
-    mix, one, zero = model.model_sampling.noise_scaling, torch.ones_like(sigma), torch.zeros_like(sigma)
-    return NoiseLevel(signal=mix(sigma, zero, one), noise=mix(sigma, one, zero))

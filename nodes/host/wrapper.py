@@ -20,7 +20,7 @@ from torch import Tensor
 from ...instdiff_core.evidence import AttentionRecord
 from ...instdiff_core.options import MaskSettings
 from ...instdiff_core.session import MaskSession
-from .notices import warn_of_size
+from .notices import warn_of_noise, warn_of_size
 from .pictures import Latent, drop_time, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import check_readable, reader_for
 from .run import InstantMaskRun
@@ -131,6 +131,8 @@ class InstantMaskWrapper:
         image_latent = latent if self.image_latent is None else _like_latent(self.image_latent, latent)
         warn_of_size(model, image_latent)
         noisy = bool(noise.any())
+        if noisy:
+            warn_of_noise(model, sigmas[0])
         reader = reader_for(model, (image_latent.shape[-2], image_latent.shape[-1]))
         noise_mask = _noise_mask(denoise_mask, latent, model.load_device)
         session = MaskSession(prompt.words, self.settings, reader.grid, noise_mask)

@@ -248,3 +248,16 @@ def test_a_large_picture_is_told_by_the_size_that_the_model_was_made_for(host, j
     assert not caplog.text
     notices.warn_of_size(family.model, torch.empty(1, 16, 256, 256, device="meta"))
     assert "about 1024 x 1024" in caplog.text
+
+
+@pytest.mark.parametrize(("denoise", "told"), [(0.2, False), (0.5, True)])
+def test_too_much_noise_is_told_with_the_denoise_to_set(host, joint_family, denoise, told, caplog):
+    """Flux's shift makes of a denoise of 0.5 the noise of Stable Diffusion at 0.7."""
+    family = joint_family("flux")
+    host.capture(family.latent(8, 12), **family.inputs(denoise=denoise, steps=5))
+    assert ("set denoise to about 0.32" in caplog.text) == told
+
+
+def test_u_nets_are_not_told_of_noise(host, latent, caplog):
+    host.capture(latent, denoise=0.9)
+    assert "set denoise" not in caplog.text
