@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,9 +27,17 @@ WIDGETS: dict[str, Any] = {
 
 EXTRAS = (
     "nodes_custom_sampler", "nodes_perpneg", "nodes_advanced_samplers", "nodes_context_windows",
-    "nodes_model_downscale",
+    "nodes_model_downscale", "nodes_tomesd", "nodes_hypertile", "nodes_freelunch", "nodes_pag", "nodes_sag",
+    "nodes_model_advanced", "nodes_differential_diffusion", "nodes_easycache", "nodes_hooks",
 )  # fmt: skip
 """Where the host's further nodes are."""
+
+
+def find_class(name: str) -> Any:
+    """The host's node of this id, or of this class where `EXTRAS` have it by that alone; None where it has none."""
+    modules = [importlib.import_module(name) for name in ("nodes", *(f"comfy_extras.{each}" for each in EXTRAS))]
+    classes = (getattr(each, "NODE_CLASS_MAPPINGS", {}).get(name) or getattr(each, name, None) for each in modules)
+    return next(filter(None, classes), None)
 
 
 class Host:
@@ -98,17 +106,30 @@ class Host:
 
     @staticmethod
     def has(name: str) -> bool:
-        """Whether the host has this node among those of `EXTRAS`."""
-        return any(hasattr(importlib.import_module(f"comfy_extras.{module}"), name) for module in EXTRAS)
+        """Whether the host has this node."""
+        return find_class(name) is not None
 
     @staticmethod
-    def extra(name: str, **inputs: Any) -> Any:
-        """What a node of the host's `EXTRAS` gives back, old style or new. One output comes bare."""
-        modules = [importlib.import_module(f"comfy_extras.{module}") for module in EXTRAS]
-        node = next(getattr(module, name) for module in modules if hasattr(module, name))
-        given = hasattr(node, "execute")
-        result = node.execute(**inputs).result if given else getattr(node(), node.FUNCTION)(**inputs)
+    def extra(name: str, *arguments: Any, **inputs: Any) -> Any:
+        """What a node of the host gives back, old style or new. One output comes bare."""
+        node = find_class(name)
+        assert node is not None, f"this ComfyUI has no {name}"
+        run = node.execute if hasattr(node, "execute") else getattr(node(), node.FUNCTION)
+        result = run(*arguments, **inputs)
+        result = getattr(result, "result", result)
         return result[0] if len(result) == 1 else result
+
+    def lora_weights(self) -> dict[str, Tensor]:
+        """A LoRA for the embedded model with random weights, as a file has it."""
+        generator = torch.Generator().manual_seed(1)
+        weights = {}
+        for name, value in self.model.model.state_dict().items():
+            if name.endswith(("attn2.to_k.weight", "attn2.to_q.weight", "attn1.to_v.weight")):
+                layer = name.removesuffix(".weight")
+                weights[f"{layer}.lora_up.weight"] = torch.randn(value.shape[0], 4, generator=generator) * 0.2
+                weights[f"{layer}.lora_down.weight"] = torch.randn(4, value.shape[1], generator=generator) * 0.2
+        assert weights
+        return weights
 
     @staticmethod
     def iou(mask: Tensor, truth: Tensor) -> float:
@@ -169,6 +190,15 @@ def make_picture() -> Any:
     return lambda batch, height, width, channels=3: torch.rand(
         batch, height, width, channels, generator=torch.Generator().manual_seed(height * width)
     )
+
+
+@pytest.fixture
+def progress(host: Host) -> Iterator[Callable[[Any], None]]:
+    """Takes part in the host's progress; the hook is gone afterwards."""
+    import comfy.utils
+
+    yield comfy.utils.set_progress_bar_global_hook
+    comfy.utils.set_progress_bar_global_hook(None)
 
 
 @pytest.fixture(scope="session")

@@ -63,3 +63,46 @@ def test_each_picture_of_a_batch_has_its_own(host, half):
     assert not mask[1][left[0]].any()
     assert mask[0].any()
     assert mask[1].any()
+
+
+@pytest.fixture
+def user_mask():
+    """A mask of the user's on the latent, soft: a ramp from left to right."""
+    return torch.linspace(0, 1, 128).expand(1, 1, 128, 128)
+
+
+@pytest.mark.parametrize("differential", [False, True])
+def test_the_instant_mask_works_inside_a_denoise_mask(host, latent, user_mask, differential):
+    source = {"samples": latent, "noise_mask": user_mask}
+    model = host.extra("DifferentialDiffusion", host.model) if differential else host.model
+    plain = host.nodes.KSampler().sample(**host.sampling(latent, model=model, latent_image=source))[0]["samples"]
+    assert not torch.equal(plain, host.k_sampler(latent))
+    ones, *_ = host.edit(latent, model=model, latent_image=source, mask=torch.ones(1, 8, 8))
+    assert torch.equal(ones, plain)
+    assert torch.equal(host.capture(latent, model=model, latent_image=source)[0], plain)
+    samples, _, attention = host.edit(latent, model=model, latent_image=source)
+    changed = (samples != latent).any(1)
+    assert 0 < changed.float().mean() < 1
+    assert changed.float().mean() < (plain != latent).any(1).float().mean()
+    assert len(attention.sigmas) == 4
+
+
+def test_differential_diffusion_may_come_after_ours(host, latent, user_mask):
+    source = {"samples": latent, "noise_mask": user_mask}
+    ours, _, attention = host.run(
+        "InstDiffMaskGuidance", model=host.model, latent=source, mask=torch.ones(1, 8, 8)
+    )  # fmt: skip
+    after = host.extra("DifferentialDiffusion", ours)
+    plain = {"latent_image": source, "model": host.extra("DifferentialDiffusion", host.model)}
+    assert torch.equal(host.k_sampler(latent, model=after, latent_image=source), host.k_sampler(latent, **plain))
+    assert len(attention.record.sigmas) == 4
+
+
+def test_an_edit_stays_within_a_hard_denoise_mask(host, latent):
+    given = torch.zeros(1, 1, 128, 128)
+    given[..., :64] = 1
+    source = {"samples": latent, "noise_mask": given}
+    samples = host.edit(latent, latent_image=source)[0]
+    changed = (samples != latent).any(1)
+    assert 0 < changed[..., :8].float().mean() < 1
+    torch.testing.assert_close(samples[..., 8:], latent[..., 8:], atol=1e-4, rtol=1e-4)

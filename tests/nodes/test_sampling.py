@@ -94,6 +94,14 @@ def test_the_named_words_make_the_mask(host, latent):
         assert f"index word '{word}'" in report
 
 
+def test_progress_reaches_the_host_from_the_first_step_to_the_last(host, latent, progress):
+    seen = []
+    progress(lambda value, total, preview, **kwargs: seen.append((value, total)))
+    host.edit(latent)
+    assert (seen[0], seen[-1]) == ((1, 4), (4, 4))
+    assert seen == sorted(set(seen))
+
+
 @pytest.fixture
 def snapshot():
     """A model's options and patches, all containers copied and all functions by identity."""

@@ -1,4 +1,4 @@
-"""Every mistake that a graph can hold gets a message that says what to do."""
+"""A mistake in a graph gets a message that says what is wrong and what to do."""
 
 import pytest
 import torch
