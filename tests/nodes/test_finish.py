@@ -5,6 +5,8 @@ import torch
 from torch.nn.functional import max_pool2d
 
 GROW = 8
+BARELY = {"denoise": 0.01, "cfg": 1.0, "steps": 1, "feather": 0}
+"""As near to what it starts from as it can."""
 
 
 def spot(batch, height, width):
@@ -89,7 +91,7 @@ def test_the_edit_of_a_picture_that_the_vae_cut_goes_where_it_was_cut_from(host,
     image, mask = make_picture(1, 198, 205), torch.zeros(1, 198, 205)
     mask[:, 70:130, 70:130] = 1
     edit = {"samples": host.vae.encode(make_picture(1, 192, 200))}
-    inside = finish(image, mask, samples=edit, denoise=0.0, feather=0)[0, 70:130, 70:130]
+    inside = finish(image, mask, samples=edit, **BARELY)[0, 70:130, 70:130]
     decoded = host.vae.decode(edit["samples"])[0]
     at_its_place, shifted = decoded[67:127, 68:128], decoded[70:130, 70:130]
     assert (inside - at_its_place).abs().mean() < 0.3 * (inside - shifted).abs().mean()
@@ -181,10 +183,10 @@ def test_as_many_pictures_come_out_as_the_most_that_went_in(host, both, make_pic
 def test_every_variant_is_finished_from_its_own_edit(host, finish, make_picture):
     image, mask = make_picture(1, 64, 96), spot(1, 64, 96)
     edits = torch.randn(3, 4, 8, 12) * 4
-    variants = finish(image, mask, samples={"samples": edits}, denoise=0.0, feather=0)
-    alone = [finish(image, mask, samples={"samples": each[None]}, denoise=0.0, feather=0) for each in edits]
-    torch.testing.assert_close(variants, torch.cat(alone), atol=1e-4, rtol=1e-4)
-    assert not torch.equal(variants[0], variants[1])
+    variants = finish(image, mask, samples={"samples": edits}, **BARELY)
+    alone = [finish(image, mask, samples={"samples": each[None]}, **BARELY) for each in edits]
+    for variant, own, other in zip(variants, alone, [*alone[1:], alone[0]], strict=True):
+        assert (variant - own[0]).abs().mean() < 0.2 * (variant - other[0]).abs().mean()
 
 
 def test_an_empty_mask_gives_every_variant_the_picture(finish, make_picture):
