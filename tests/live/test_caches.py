@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.live.conftest import FOLDER_NAME, Failed, Server
+from tests.live.conftest import FOLDER_NAME, Failed, Pixels, Server
 
 CACHES: dict[str, tuple[str, ...]] = {"classic": (), "none": ("--cache-none",), "lru": ("--cache-lru", "100")}
 
@@ -55,14 +56,21 @@ def graph(*samplings: dict[str, Any]) -> dict[str, Any]:
     return nodes
 
 
-def alone(server: Any, changes: dict[str, Any]) -> Any:
+MASKS: dict[str, Pixels] = {}
+"""What `alone` gave: the same by every server."""
+
+
+def alone(server: Server, changes: dict[str, Any]) -> Pixels:
     """The mask of a sampling with a guidance of its own: Masked Sampler's."""
-    nodes = graph(changes)
-    sampler = nodes["sampler 0"] | {"class_type": "InstDiffMaskedSampler"}
-    sampler["inputs"] |= {"model": ["mini", 0], "latent_image": ["latent", 0]}
-    nodes["mask 0"]["inputs"] |= {"attention": ["sampler 0", 2]}
-    del nodes["mask 0"]["inputs"]["sampled"], nodes["guidance"]
-    return server.run(nodes | {"sampler 0": sampler}).picture("mask 0")
+    name = json.dumps(changes, sort_keys=True)
+    if name not in MASKS:
+        nodes = graph(changes)
+        sampler = nodes["sampler 0"] | {"class_type": "InstDiffMaskedSampler"}
+        sampler["inputs"] |= {"model": ["mini", 0], "latent_image": ["latent", 0]}
+        nodes["mask 0"]["inputs"] |= {"attention": ["sampler 0", 2]}
+        del nodes["mask 0"]["inputs"]["sampled"], nodes["guidance"]
+        MASKS[name] = server.run(nodes | {"sampler 0": sampler}).picture("mask 0")
+    return MASKS[name]
 
 
 FIRST, SECOND = {"seed": 11}, {"seed": 12, "text": "a tree"}
