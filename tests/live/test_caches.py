@@ -77,7 +77,7 @@ FIRST, SECOND = {"seed": 11}, {"seed": 12, "text": "a tree"}
 
 
 def test_of_two_samplers_of_which_one_is_changed_each_has_its_own(caching):
-    wanted = [alone(caching, each) for each in (FIRST, SECOND)]
+    wanted = alone(caching, FIRST), alone(caching, SECOND)
     assert not np.array_equal(*wanted)
     for second in (SECOND, SECOND | {"cfg": 6.0}):
         run = caching.run(graph(FIRST, second))

@@ -15,7 +15,7 @@ from torch import Tensor
 Way = Callable[..., list[Tensor]]
 """``way(model, **widgets)``: samples by one of our nodes, and gives its tensors."""
 
-KEPT = ("InstantMaskGuide", "InstantMaskRun", "Recorder", "AttentionRecord", "Evidence", "Predictions")
+KEPT = ("InstantMaskWrapper", "InstantMaskRun", "Recorder", "AttentionRecord", "Evidence", "Predictions")
 """Our objects that hold tensors of a run."""
 
 
@@ -314,7 +314,7 @@ def test_a_guide_keeps_its_record_and_goes_with_its_model(host: Any, latent: Ten
     host.k_sampler(latent, model=model)
     now = live_objects()
     changed = {name: now[name] - alive[name] for name in KEPT if now[name] != alive[name]}
-    assert changed == {"AttentionRecord": 1, "InstantMaskGuide": 1}
+    assert changed == {"AttentionRecord": 1, "InstantMaskWrapper": 1}
     references = [weakref.ref(attention), weakref.ref(attention.record), weakref.ref(model)]
     del model, attention
     gc.collect()
