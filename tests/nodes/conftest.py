@@ -261,6 +261,21 @@ def transformer_model(host: Host) -> Any:
     return _patcher(model)
 
 
+@pytest.fixture(scope="session")
+def unreadable_model(host: Host) -> Any:
+    """A small PixArt, which calls its attention without options."""
+    import comfy.supported_models
+
+    config = comfy.supported_models.PixArtAlpha(
+        {
+            "image_model": "pixart_alpha", "input_size": 16, "patch_size": 2, "in_channels": 4, "hidden_size": 32,
+            "depth": 1, "num_heads": 2, "caption_channels": 8, "model_max_length": 8, "micro_condition": False,
+        }
+    )  # fmt: skip
+    config.set_inference_dtype(torch.float32, None)
+    return _patcher(config.get_model({}))
+
+
 def _patcher(model: Any) -> Any:
     import comfy.model_management
     import comfy.model_patcher

@@ -59,9 +59,9 @@ def test_retuning_with_a_word_that_is_not_in_the_prompt_lists_the_words_that_are
         host.run("InstDiffRefineMask", attention=attention, settings=host.settings(words="cat"))
 
 
-def test_a_model_without_unet_names_the_models_that_work(node, make_latent, transformer_model):
-    with pytest.raises(ValueError, match=r"Flux has no U-Net.*Stable Diffusion.*load one of those"):
-        node(make_latent(1, 16, 16, 16), model=transformer_model)
+def test_a_model_that_cannot_be_read_names_the_models_that_work(node, make_latent, unreadable_model):
+    with pytest.raises(ValueError, match=r"Load a model of one of these kinds: Stable Diffusion.*Flux"):
+        node(make_latent(1, 16, 16), model=unreadable_model)
 
 
 def test_a_missing_clip_says_where_to_get_one(host):

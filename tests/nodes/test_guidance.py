@@ -220,11 +220,6 @@ def test_the_model_itself_samples_as_before(host, latent):
     assert torch.equal(host.k_sampler(latent), before)
 
 
-def test_a_model_without_unet_is_refused(host, transformer_model, make_latent):
-    with pytest.raises(ValueError, match="no U-Net with cross-attention"):
-        host.run("InstDiffMaskGuidance", model=transformer_model, latent={"samples": make_latent(1, 16, 16, 16)})
-
-
 def test_a_compiled_model_is_refused_with_the_remedy(host, latent):
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 

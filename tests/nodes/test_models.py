@@ -185,23 +185,6 @@ def test_any_size_and_aspect_ratio(host, family, make_latent, size, cells):
     checked(host, family("sd1"), make_latent(1, *size), cells)
 
 
-@pytest.fixture
-def unreadable_model(host):
-    """A small PixArt, which calls its attention without options."""
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    config = comfy.supported_models.PixArtAlpha(
-        {
-            "image_model": "pixart_alpha", "input_size": 16, "patch_size": 2, "in_channels": 4, "hidden_size": 32,
-            "depth": 1, "num_heads": 2, "caption_channels": 8, "model_max_length": 8, "micro_condition": False,
-        }
-    )  # fmt: skip
-    config.set_inference_dtype(torch.float32, None)
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(config.get_model({}), load_device=cpu, offload_device=cpu)
-
-
 @pytest.mark.parametrize("node", ["edit", "capture"])
 def test_models_whose_attention_cannot_be_reached_are_refused_with_the_reason_and_what_works(
     host, node, unreadable_model, make_latent

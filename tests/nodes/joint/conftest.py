@@ -133,10 +133,10 @@ def is_there(name: str) -> bool:
 
 @pytest.fixture(scope="session")
 def joint_family(host: Any) -> Any:
-    """``joint_family(name, dtype)``: a family of `CONFIGS`; skips the test where the host has none."""
+    """``joint_family(name, dtype, cast)``: a family of `CONFIGS`; skips the test where the host has none."""
 
     @functools.cache
-    def build(name: str, dtype: torch.dtype = torch.float32) -> Family:
+    def build(name: str, dtype: torch.dtype = torch.float32, cast: torch.dtype | None = None) -> Family:
         import comfy.ldm.chroma.model
         import comfy.ldm.flux.model
         import comfy.model_management
@@ -154,7 +154,7 @@ def joint_family(host: Any) -> Any:
             known = {field.name for field in dataclasses.fields(parameters)} | {"image_model"}
             config = {key: value for key, value in config.items() if key in known}
         described = getattr(comfy.supported_models, kind)(dict(config))
-        described.set_inference_dtype(dtype, None)
+        described.set_inference_dtype(dtype, cast)
         model = described.get_model({})
         generator = torch.Generator().manual_seed(0)
         for key, weight in model.diffusion_model.named_parameters():

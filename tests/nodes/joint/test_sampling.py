@@ -91,9 +91,13 @@ def test_another_nodes_attention_is_kept_and_read_through(host, family):
     check_record(attention)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision(host, joint_family, family, dtype):
-    family = joint_family(family.name, dtype)
+@pytest.mark.parametrize(
+    ("dtype", "cast"),
+    [(torch.float16, None), (torch.bfloat16, None), (torch.float8_e4m3fn, torch.bfloat16)],
+    ids=["fp16", "bf16", "fp8"],
+)
+def test_weights_of_other_types(host, joint_family, family, dtype, cast):
+    family = joint_family(family.name, dtype, cast)
     latent = family.latent(8, 12)
     plain = host.k_sampler(latent, **family.inputs())
     samples, attention = host.capture(latent, **family.inputs())
