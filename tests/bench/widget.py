@@ -99,11 +99,11 @@ def main() -> None:
 def _measure(page: Page, server: Server, record: str, moves: int) -> str:
     figures, size = [], 0
     own = psutil.Process(server.process.pid)
-    processes = [own], [each for each in psutil.Process().children(recursive=True) if each != own]
+    processes = [own], [child for child in psutil.Process().children(recursive=True) if child != own]
     for kind, count in {"first": 1, **dict.fromkeys(("threshold", "word", "step"), moves)}.items():
         before = [_processor_time(group) for group in processes]
-        found: dict[str, Any] = page.evaluate(TIME, [f"/extensions/{FOLDER}", record, kind, count])
-        times, size = found["times"], found["size"]
+        measured: dict[str, Any] = page.evaluate(TIME, [f"/extensions/{FOLDER}", record, kind, count])
+        times, size = measured["times"], measured["size"]
         if count == 1:
             figures.append(f"{kind} {times[0]:.1f}")
             continue

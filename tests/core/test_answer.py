@@ -52,7 +52,7 @@ def test_a_pixel_on_a_level_reaches_it_and_one_just_below_does_not():
 def test_the_noise_mask_comes_beside_the_soft_mask_that_does_not_end_at_it():
     noise_mask = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
     record = make_record(WORDS, seed=2)
-    plain, masked = (ask(Refinery(each, DEFAULT)) for each in (record, replace(record, noise_mask=noise_mask)))
+    plain, masked = (ask(Refinery(source, DEFAULT)) for source in (record, replace(record, noise_mask=noise_mask)))
     assert "noise_mask" not in plain
     assert torch.equal(masked["soft"], plain["soft"])
     assert torch.equal(masked["noise_mask"].bool(), noise_mask[0].repeat_interleave(8, 0).repeat_interleave(8, 1))

@@ -33,8 +33,8 @@ def with_header(changed: Any) -> bytes:
 
 
 def with_entry(name: str, **changes: Any) -> bytes:
-    found = header()
-    return with_header(found | {name: found[name] | changes})
+    entries = header()
+    return with_header(entries | {name: entries[name] | changes})
 
 
 def with_metadata(**changes: Any) -> bytes:
@@ -88,14 +88,16 @@ def test_what_was_written_is_read(count, masked):
     else:
         assert bytes_of_pictures is not None
         assert np.array_equal(bytes_of_pictures.numpy(), pictures)
-    mask, wanted = (refine_record(each, SETTINGS, picture=floats) for each in (read, record))
+    mask, wanted = (refine_record(source, SETTINGS, picture=floats) for source in (read, record))
     assert torch.equal(mask.soft, wanted.soft)
     assert torch.equal(mask.binary, wanted.binary)
 
 
 def test_a_prompt_without_a_start_token_stays_one():
     words = replace(RECORD.words, start=())
-    read = [import_record(export_record(replace(RECORD, words=each), SETTINGS))[0] for each in (RECORD.words, words)]
+    read = [
+        import_record(export_record(replace(RECORD, words=prompt), SETTINGS))[0] for prompt in (RECORD.words, words)
+    ]
     assert [bool(record.words.start) for record in read] == [True, False]
 
 
@@ -107,7 +109,7 @@ def test_a_file_from_before_there_were_versions_gives_the_same_mask(preset, with
     read, read_settings, pictures = import_record(unversioned(record, settings, without))
     assert read_settings == settings
     assert pictures is None
-    mask, wanted = (refine_record(each, settings, 2) for each in (read, record))
+    mask, wanted = (refine_record(source, settings, 2) for source in (read, record))
     torch.testing.assert_close(mask.soft, wanted.soft, atol=1e-4, rtol=0)
     assert (mask.binary != wanted.binary).float().mean() <= 1e-4
 

@@ -44,13 +44,13 @@ class Editor:
         self.page = page
 
     def cut(self, answer: bytes, threshold: float) -> BrowserMask:
-        found = self.page.evaluate(CUT, [_text(answer), threshold])
-        binary = np.frombuffer(base64.b64decode(found["binary"]), bool).reshape(found["size"])
-        return BrowserMask(binary, found["area"])
+        mask = self.page.evaluate(CUT, [_text(answer), threshold])
+        binary = np.frombuffer(base64.b64decode(mask["binary"]), bool).reshape(mask["size"])
+        return BrowserMask(binary, mask["area"])
 
     def words_at(self, answer: bytes, x: float, y: float) -> list[tuple[int, float]]:
-        found: list[dict[str, Any]] = self.page.evaluate(WORDS_AT, [_text(answer), x, y])
-        return [(each["number"], each["value"]) for each in found]
+        words: list[dict[str, Any]] = self.page.evaluate(WORDS_AT, [_text(answer), x, y])
+        return [(word["number"], word["value"]) for word in words]
 
 
 def _text(data: bytes) -> str:

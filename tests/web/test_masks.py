@@ -52,9 +52,9 @@ def test_any_mask_is_cleaned_as_in_python(editor):
     for number in range(60):
         size = generator.integers(1, 40, 2)
         mask, least = generator.random(size) < generator.choice([0, 0.2, 0.4, 0.6, 0.9, 1]), number % 11 / 10
-        found = editor.page.evaluate(clean, [mask.astype(int).ravel().tolist(), int(size[1]), least])
+        cleaned = editor.page.evaluate(clean, [mask.astype(int).ravel().tolist(), int(size[1]), least])
         wanted = clean_masks(torch.from_numpy(mask)[None], least)[0].numpy()
-        assert np.array_equal(np.array(found, bool).reshape(size), wanted), (number, size, least)
+        assert np.array_equal(np.array(cleaned, bool).reshape(size), wanted), (number, size, least)
 
 
 def test_the_words_at_a_place_come_strongest_first(editor):
@@ -65,8 +65,8 @@ def test_the_words_at_a_place_come_strongest_first(editor):
     size = record.image_size
     values = torch.nn.functional.interpolate(((propagated - low) / (high - low))[None], size, mode="bilinear")[0]
     for x, y in [(0, 0), (100, 40), (size[1] - 1, size[0] - 1), (77, 200)]:
-        found = editor.words_at(answer, x, y)
-        shares = [share for _, share in found]
+        acting = editor.words_at(answer, x, y)
+        shares = [share for _, share in acting]
         assert shares == sorted(shares, reverse=True)
-        assert all(share == pytest.approx(values[number, y, x].item(), abs=0.005) for number, share in found)
-        assert {number for number, _ in found} >= set((values[:, y, x] > 0.005).nonzero().flatten().tolist())
+        assert all(share == pytest.approx(values[number, y, x].item(), abs=0.005) for number, share in acting)
+        assert {number for number, _ in acting} >= set((values[:, y, x] > 0.005).nonzero().flatten().tolist())

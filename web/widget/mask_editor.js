@@ -236,8 +236,8 @@ export class MaskEditor {
    * @param {Answer} answer
    */
   _receive(asked, answer) {
-    for (const [name, number] of Object.entries(answer.numbers)) this._numbers.set(name, number);
     if (this._isLate(asked)) return;
+    for (const [name, number] of Object.entries(answer.numbers)) this._numbers.set(name, number);
     if (JSON.stringify(asked.question) === this._asked) this.element.removeAttribute("data-asking");
     if (String(this._shown?.answer.words) !== String(answer.words)) {
       this._words.list(answer.words);
@@ -252,7 +252,8 @@ export class MaskEditor {
 
   /** @param {Asked} asked */
   _isLate({ run, question: { words, picture } }) {
-    return run !== this._run || picture !== this._number || String(words) !== String(this._choice.words);
+    const otherWords = JSON.stringify(words) !== JSON.stringify(this._choice.words);
+    return run !== this._run || picture !== this._number || otherWords;
   }
 
   /**
