@@ -139,5 +139,35 @@ class DiffEditOptions:
         check_range("threshold", self.threshold, 0, 1)
 
 
-SAMPLING, FINISH, DIFFEDIT = SamplingOptions(), FinishOptions(), DiffEditOptions()
+Refused = Literal["aligned edit", "edit", "original"]
+
+
+@dataclass(frozen=True)
+class GuardOptions:
+    """How only the edit of another editor's picture is put back (`guard`).
+
+    `sensitivity` (0 to 1): a higher one takes smaller differences for an edit. The area is made larger
+    by `grow` and gets a soft edge of `feather` in what was added, both in percent (0 to 10) of the
+    picture's longer side. `match_colour` takes the editor's colours back to the original's. `refused` is
+    what comes out where the edit cannot be told from the rest: "aligned edit" (all of it, over the
+    original as well as could be), "edit" (scaled alone) or "original".
+
+    Raises ``ValueError`` for a value out of range.
+    """
+
+    sensitivity: float = 0.5
+    grow: float = 0.4
+    feather: float = 0.4
+    match_colour: bool = True
+    refused: Refused = "aligned edit"
+
+    def __post_init__(self) -> None:
+        check_range("sensitivity", self.sensitivity, 0, 1)
+        check_range("grow", self.grow, 0, 10)
+        check_range("feather", self.feather, 0, 10)
+        if self.refused not in get_args(Refused):
+            raise ValueError(f"refused must be one of {', '.join(get_args(Refused))}, not {self.refused!r}")
+
+
+SAMPLING, FINISH, DIFFEDIT, GUARD = SamplingOptions(), FinishOptions(), DiffEditOptions(), GuardOptions()
 """The defaults."""

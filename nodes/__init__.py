@@ -8,6 +8,7 @@ from .compare import CompareEdit
 from .diffedit import DiffEditMask
 from .encode import EncodeEditPrompt
 from .finish import InpaintFinish
+from .guard import EditGuard
 from .guidance import InstantMaskGuidance
 from .heatmap import AttentionHeatmaps
 from .mini import LoadMiniModel, MiniScene
@@ -31,6 +32,7 @@ class InstDiffEdit(ComfyExtension):
             InpaintFinish,
             CropToEdit,
             PutBack,
+            EditGuard,
             DiffEditMask,
             CompareEdit,
             LoadMiniModel,

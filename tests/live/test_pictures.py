@@ -23,7 +23,7 @@ KINDS = {
 }
 
 
-ALONE = ("InstDiffCropToEdit", "InstDiffPutBack")
+ALONE = ("InstDiffCropToEdit", "InstDiffPutBack", "InstDiffEditGuard")
 """Nodes of none of these, which show no result."""
 
 

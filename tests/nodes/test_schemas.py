@@ -13,6 +13,7 @@ RELEASED = {
     "InstDiffInpaintFinish",
     "InstDiffCropToEdit",
     "InstDiffPutBack",
+    "InstDiffEditGuard",
     "InstDiffDiffEditMask",
     "InstDiffCompareEdit",
     "InstDiffLoadMiniModel",

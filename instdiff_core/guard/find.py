@@ -1,0 +1,135 @@
+"""Where an edit is: where two pictures in register differ more than such places usually do."""
+
+from __future__ import annotations
+
+import math
+
+import kornia.color
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from .align import box
+
+SURE, UNSURE = 6.0, 2.2
+"""How many times the usual difference is an edit, and how many are if they are connected to one."""
+
+PEAK, REACH = 0.35, 12
+"""An edit's border is where the difference is this part of the largest within so many pixels."""
+
+BINS = 12
+"""Kinds of places, by local contrast, each with a usual difference of its own."""
+
+FLOOR = 0.5
+"""No difference (in CIELAB) below this is unusual."""
+
+CLOSE, SMALLEST = 3, 60
+"""Gaps of twice so many pixels are closed, and areas of fewer dropped, at 1024 pixels of the longer side."""
+
+JOIN = 0.1
+"""Gaps of twice this part of a large edit's width are closed too: places that happen to look as before."""
+
+NEAR = np.ones((3, 3), np.bool_)
+
+
+def find_edit(original: Tensor, aligned: Tensor, usable: Tensor, unchanged: Tensor, sensitivity: float = 0.5) -> Tensor:
+    """Where an aligned edit, in the original's colours, is another picture: ``[h, w]`` bool.
+
+    Both ``[h, w, 3]`` in 0..1; `usable` ``[h, w]`` bool says where there is something to compare, `unchanged`
+    where nothing seems to be edited, as far as is known. The difference of their colours (CIELAB), smoothed,
+    is taken as a multiple of what is usual, where nothing is edited, at places of the same contrast: at edges
+    an editor's softness alone makes a large one. From 0 to 1, `sensitivity` doubles the multiples that are an
+    edit, or halves them.
+    """
+    difference = _Difference(original, aligned, usable)
+    unusual = difference.rate(unchanged)
+    factor = 4 ** (0.5 - sensitivity)
+    values = unusual.numpy()
+    # by what is usual anywhere: with edits found left out, and more found for it, there would be no end
+    core = difference.rate(usable).numpy() > SURE * factor
+    if not core.any():
+        return torch.zeros_like(usable)
+    peak = ndimage.maximum_filter(values, 2 * REACH + 1)
+    wide = (values > UNSURE * factor) & (values > PEAK * peak)
+    labels, _ = ndimage.label(wide, NEAR)
+    kept = np.unique(labels[core & wide])
+    return torch.from_numpy(_tidy(np.isin(labels, kept[kept > 0]), max(usable.shape) / 1024) & usable.numpy())
+
+
+def measure_change(first: Tensor, second: Tensor, area: Tensor, part: float) -> float:
+    """The difference (CIELAB) that a `part` of an area ``[h, w]`` bool stays below, on a quarter-size copy."""
+    difference, _ = _subtract(first, second)
+    small = _halve(_halve(_blur(difference))).square().sum(0).sqrt()
+    inside = _halve(_halve(area[None].float()))[0] > 0.9
+    return float(small[inside].quantile(part)) if inside.any() else 0.0
+
+
+class _Difference:
+    """How two pictures ``[h, w, 3]`` differ where they are `usable` ``[h, w]``, fine and coarse, and at what contrast."""
+
+    def __init__(self, original: Tensor, aligned: Tensor, usable: Tensor) -> None:
+        difference, grey = _subtract(original, aligned)
+        difference = difference * usable
+        coarse = _enlarge(_blur(_blur(_halve(difference))), grey.shape)
+        self._sizes = [each.square().sum(0).sqrt() for each in (_blur(difference), coarse)]
+        self._contrast = (box(grey.square(), 4) - box(grey, 4).square()).clamp(min=0).sqrt()
+
+    def rate(self, among: Tensor) -> Tensor:
+        """How many times the usual difference it is, by the places `among` ``[h, w]`` bool, ``[h, w]``."""
+        return torch.maximum(*(_rate(size, self._contrast, among) for size in self._sizes))
+
+
+def _subtract(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The difference of two pictures ``[h, w, 3]`` in CIELAB, ``[3, h, w]``, and the first one's lightness."""
+    lab = kornia.color.rgb_to_lab(torch.stack([first, second]).movedim(-1, 1).clamp(0, 1))
+    return lab[0] - lab[1], lab[0, 0]
+
+
+def _rate(size: Tensor, contrast: Tensor, among: Tensor) -> Tensor:
+    """Differences ``[h, w]`` as multiples of the median of those at places of like contrast."""
+    sample = among.flatten().nonzero()[:: max(1, among.numel() // 100_000), 0]
+    if not len(sample):
+        return torch.zeros_like(size)
+    sizes, contrasts = size.flatten()[sample], contrast.flatten()[sample]
+    order = contrasts.argsort()
+    groups = [group for group in order.chunk(BINS) if len(group)]
+    centres = torch.stack([contrasts[group].median() for group in groups])
+    usual = torch.stack([sizes[group].median() for group in groups]).cummax(0).values
+    interpolated = np.interp(contrast.numpy(), centres.numpy(), usual.numpy())
+    return size / (1.4826 * torch.from_numpy(interpolated).float() + FLOOR)
+
+
+def _tidy(mask: NDArray[np.bool_], scale: float) -> NDArray[np.bool_]:
+    """A mask without specks, gaps and holes."""
+    labels, _ = ndimage.label(mask, NEAR)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    mask = (sizes >= SMALLEST * scale**2)[labels]
+    if not mask.any():
+        return mask
+    radius = max(1, round(CLOSE * scale), round(JOIN * math.sqrt(sizes.max())))
+    rows, columns = ndimage.find_objects(mask.astype(np.int8))[0]
+    part = np.pad(mask[rows, columns], radius + 1)
+    grown = ndimage.distance_transform_edt(~part) <= radius
+    closed = ndimage.distance_transform_edt(grown) > radius
+    mask[rows, columns] |= ndimage.binary_fill_holes(closed)[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
+    return mask
+
+
+def _blur(maps: Tensor) -> Tensor:
+    """Maps ``[C, h, w]`` under a Gaussian of one pixel, with repeated borders."""
+    taps = torch.exp(-torch.arange(-3, 4).float().square() / 2)
+    taps = (taps / taps.sum()).view(1, 1, 1, -1)
+    padded = functional.pad(maps[:, None], (3, 3, 3, 3), mode="replicate")
+    return functional.conv2d(functional.conv2d(padded, taps), taps.movedim(-1, -2))[:, 0]
+
+
+def _halve(maps: Tensor) -> Tensor:
+    return functional.avg_pool2d(maps[None], 2, ceil_mode=True, count_include_pad=False)[0]
+
+
+def _enlarge(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    return functional.interpolate(maps[None], tuple(size), mode="bilinear")[0]
