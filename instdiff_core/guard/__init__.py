@@ -177,10 +177,11 @@ def _lay_over(edited: Tensor, alignment: Alignment, shape: tuple[int, ...]) -> t
 
 
 def _move(original: Tensor, edited: Tensor, alignment: Alignment, colours: ColourMatch) -> Tensor:
-    """All of the edit over the original, in its colours and at its size ``[H, W, 3]``; beyond the edit, the original."""
+    """All of the edit over the original, in its colours, ``[H, W, 3]``; beyond the edit, the original."""
     height, width = original.shape[:2]
     edited = _shrink(edited, round(1.25 * max(height, width)))
-    source = torch.cat([colours.map(part) for part in edited.split(max(1, CHUNK // edited.shape[1]))])
+    parts = _chunks(edited.shape[0], max(1, CHUNK // edited.shape[1]))
+    source = torch.cat([colours.map(edited[rows]) for rows in parts])
     source = source.movedim(-1, 0)[None]
     rest = colours.rest.to(edited.device)
     result = torch.empty_like(original)

@@ -68,7 +68,7 @@ def measure_change(first: Tensor, second: Tensor, area: Tensor, part: float) -> 
 
 
 class _Difference:
-    """How two pictures ``[h, w, 3]`` differ where they are `usable` ``[h, w]``, fine and coarse, and at what contrast."""
+    """How two pictures ``[h, w, 3]`` differ where `usable` ``[h, w]``, fine and coarse, and at what contrast."""
 
     def __init__(self, original: Tensor, aligned: Tensor, usable: Tensor) -> None:
         difference, grey = _subtract(original, aligned)

@@ -15,9 +15,10 @@ class GuardReport:
 
     `shift` is in pixels of the original, right and down; `zoom` 1 where nothing grew; `rotation` in degrees,
     clockwise. `agreement` (of their detail), `found` (what of the picture was edited) and `kept` (what of it is
-    the original's, bit for bit) are parts of 1. `colour_change`, undone by the match of colours, and `residual`,
-    what is left of differences outside the edit, are in CIELAB (1 is hardly seen). `refusal` says why nothing was put back, and `given` what
-    comes out then. `swapped`: the pictures' sizes look as if they were the other way round.
+    the original's, bit for bit) are parts of 1. `colour_change`, which the match of colours undoes, and
+    `residual`, by how much a tenth of what is not edited still differs, are in CIELAB (1 is hardly seen); 0
+    where the edit was not laid over. `refusal` says why nothing was put back, and `given` what comes out
+    then. `swapped`: the pictures' sizes look as if they were the other way round.
     """
 
     shift: tuple[float, float]
@@ -44,7 +45,7 @@ class GuardReport:
             lines.append(f"refused: {self.refusal}. What comes out is the {self.given}; a mask of the edit may help")
         if self.swapped:
             lines.append("the original seems to be connected to edited: it is larger, and its size is no editor's")
-        if not math.isnan(self.agreement) and (not self.refusal or self.agreement >= 0.4):
+        if not self.refusal or self.residual:
             lines.append(f"the edit was {self._moved()}; {self.agreement:.0%} of the detail agrees")
             lines.append(f"its colours were {self.colour_change:.1f} off (CIELAB; 1 is hardly seen)")
         if not self.refusal and self.found:

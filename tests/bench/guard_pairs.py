@@ -99,8 +99,8 @@ def _blob(rng: Random, shape: tuple[int, ...]) -> Mask:
     """A roundish area of 2 to 15 % of the picture, inside it."""
     height, width = shape
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    radius = 1 + sum(rng.uniform(0, 0.25 / order) * np.cos(order * angles + rng.uniform(0, 6)) for order in (1, 2, 3))
-    radius = radius * math.sqrt(rng.uniform(0.02, 0.15) * height * width / np.pi)
+    waves = [rng.uniform(0, 0.25 / order) * np.cos(order * angles + rng.uniform(0, 6)) for order in (1, 2, 3)]
+    radius = (1 + np.sum(waves, 0)) * math.sqrt(rng.uniform(0.02, 0.15) * height * width / np.pi)
     stretch = rng.uniform(0.75, 1.3)
     x, y = rng.uniform(0.25, 0.75) * width, rng.uniform(0.25, 0.75) * height
     outline = zip(x + stretch * radius * np.cos(angles), y + radius / stretch * np.sin(angles), strict=True)
@@ -196,7 +196,7 @@ def warp(picture: Picture, homography: NDArray[np.float64], size: tuple[int, ...
     """A picture as it is after a homography, at a size ``(H, W)``, in 0..1."""
     values = torch.from_numpy(picture.copy()).movedim(-1, 0)[None].float() / 255
     values = functional.interpolate(values, tuple(size), mode="bicubic", antialias=True)
-    grid = places(np.linalg.inv(homography), size)
+    grid = places(np.asarray(np.linalg.inv(homography), np.float64), size)
     moved = functional.grid_sample(values, grid[None].float(), "bicubic", "reflection", align_corners=False)
     return moved[0].movedim(0, -1).double().numpy()
 

@@ -37,7 +37,7 @@ def painted(picture: Picture) -> tuple[Picture, Tensor]:
     """The picture with a red disc in it, and where that is."""
     down, across = np.mgrid[: picture.shape[0], : picture.shape[1]]
     disc = (down - 130) ** 2 + (across - 170) ** 2 < 40**2
-    return np.where(disc[..., None], np.uint8([210, 30, 60]), picture), torch.from_numpy(disc)
+    return np.where(disc[..., None], np.array([210, 30, 60], np.uint8), picture), torch.from_numpy(disc)
 
 
 def moved(picture: Picture, amount: float = 1.0, seed: int = 0, pixels: int = SIZE**2) -> Picture:
@@ -201,7 +201,7 @@ def test_transparency_and_grey_pictures_stay(original: Picture, channels: int) -
     pictures = [torch.cat([tensor(each), extra], -1)[..., -channels:] for each in (original, ideal)]
     if channels == 1:
         pictures = [tensor(each).mean(-1, keepdim=True) for each in (original, ideal)]
-    result = guard_edit(*pictures)
+    result = guard_edit(pictures[0], pictures[1])
     assert result.picture.shape == pictures[0].shape
     assert keeps_the_rest(result, pictures[0])
     assert (result.area & disc).sum() > 0.6 * disc.sum()
