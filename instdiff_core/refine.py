@@ -229,6 +229,17 @@ Found = tuple[Tensor, WordRoles, Tensor]
 """The soft mask in latent pixels, the words' roles, and `InstantMask.fits`."""
 
 
+def contradiction(evidence: Evidence) -> Tensor:
+    """How much the prompt contradicts the picture, where it would change it, ``[B, h, w]`` float32, 0 and above.
+
+    In units of the noise, so that pictures compare: of several, the thing that the prompt is to
+    replace is most likely where it is largest.
+    """
+    change, error, without = (evidence.propagated[:, channel] for channel in (CHANGE, ERROR, ERROR_WITHOUT))
+    ratio = error / without.clamp(min=TINY)
+    return change * ((ratio - FITS) / (CONTRADICTS - FITS)).clamp(0, 1)
+
+
 def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, follow: FollowEdges) -> Found:
     """Where the prompt would change the picture and contradicts it; where it contradicts nothing, all the rest."""
     change, error, without = (evidence.propagated[:, channel] for channel in (CHANGE, ERROR, ERROR_WITHOUT))

@@ -121,6 +121,24 @@ def edit_batch(
 
 
 @torch.no_grad()
+def record_batch(
+    model: EditModel,
+    pictures: Sequence[Picture],
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    settings: MaskSettings = PRESETS["default"],
+    sampling: SamplingOptions = SAMPLING,
+) -> list[AttentionRecord]:
+    """What the sampling of `edit_batch` records, with nothing decoded or finished. Raises ``ValueError`` as it does."""
+    _check_batch(pictures, prompts, seeds)
+    sessions = [MaskSession(model.words(prompt), settings) for prompt in prompts]
+    schedule = Schedule(model, sampling.steps, sampling.strength)
+    _sample(schedule, sampling, model.encode(pictures), prompts, seeds, sessions, lambda done, total: None)
+    return [session.record(model.scale) for session in sessions]
+
+
+@torch.no_grad()
 def finish(
     model: EditModel,
     picture: Picture,

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from ..blend import feather_mask
-from ..options import FINISH, FinishOptions
-from ..region import Region, find_regions, working_size
-from .editing import Edit, edit
+from ..options import FINISH, PRESETS, SAMPLING, FinishOptions
+from ..region import Region, find_regions
+from ..search import QUICK_STEPS, Sighting, find_in_photo, see
+from .editing import Edit, edit, record_batch
 from .model import EditModel, Picture
 
 LARGE = 1.5
@@ -29,8 +27,8 @@ def edit_photo(
 ) -> Edit:
     """`edit` for a picture of any size, which comes back at its own size, the same bit for bit outside the edit.
 
-    A picture that is not much larger than what the model was made for is edited as it is. Of a larger
-    one the mask is found on a small copy, its surroundings are edited in a crop, which finds its own
+    A picture that is not much larger than what the model was made for is edited as it is. In a larger
+    one the mask is found first (`search`), its surroundings are edited in a crop, which finds its own
     mask once more, and the crop is put back. `Edit.latent` and `Edit.record` are then of the crop.
 
     `options` are those of `edit_batch`, which says what is raised.
@@ -39,13 +37,22 @@ def edit_photo(
     height, width = picture.shape[:2]
     if height * width <= LARGE * pixels:
         return edit(model, picture, prompt, seed=seed, finishing=finishing, **options)
-    down, across = working_size(height, width, pixels, unit)
-    small = np.array(Image.fromarray(picture).resize((across, down), Image.Resampling.BOX))
-    coarse = edit(model, small, prompt, seed=seed, finishing=replace(finishing, strength=0), **options)
-    area = _at_size(coarse.mask.binary, (height, width))
-    (region,) = find_regions(area, pixels, unit=unit)
     pictures = torch.from_numpy(picture)[None]
-    crop = _in_bytes(region.cut(pictures.float() / 255))[0].numpy()
+    photo = pictures.float() / 255
+    settings = options.get("settings", PRESETS["default"])
+    sampling = options.get("sampling", SAMPLING)
+
+    def look(crops: Tensor, quick: bool) -> Sighting:
+        cuts = list(_in_bytes(crops).numpy())
+        steps = min(QUICK_STEPS, sampling.steps) if quick else sampling.steps
+        records = record_batch(
+            model, cuts, [prompt] * len(cuts), seeds=[seed] * len(cuts), settings=settings,
+            sampling=replace(sampling, steps=steps),
+        )  # fmt: skip
+        return Sighting.joined([see(record, settings, crop[None]) for record, crop in zip(records, crops, strict=True)])
+
+    (region,) = find_regions(find_in_photo(photo, look, pixels, unit), pixels, unit=unit)
+    crop = _in_bytes(region.cut(photo))[0].numpy()
     edited = edit(model, crop, prompt, seed=seed, finishing=finishing, **options)
     return _put_back(pictures, region, edited, finishing)
 
@@ -70,8 +77,3 @@ def _pasted(pictures: Tensor, region: Region, crop: Picture, alpha: Tensor) -> P
 
 def _in_bytes(pictures: Tensor) -> Tensor:
     return (pictures * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _at_size(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask ``[1, h, w]`` bool at another size."""
-    return functional.interpolate(mask[:, None].float(), size, mode="bilinear")[:, 0] > 0.5

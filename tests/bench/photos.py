@@ -1,0 +1,133 @@
+"""Large photos: what is found, and what is edited, of things that are small in them.
+
+    python -m tests.bench.photos [--scenes 6] [--side 1536] [--shares 0.08,0.15,0.3] [--seed-offset 5000]
+
+Composes photos with one object, whose longer side is a share of the photo's height, on the backgrounds of
+`mini/scenes.py`, and edits them with the embedded model: shrunk to the model's own size as a whole, by
+`pipeline.edit_photo`, and in a crop around the true mask. Prints the mean mask IoU at the photo's size, the share
+of edits in which the classifier sees the new object, the PSNR outside the truth, and seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import torch
+from PIL import Image
+
+from instdiff_core.metrics import iou, psnr_outside
+from instdiff_core.mini.scenes import background_words, compose, object_names, with_article
+from instdiff_core.options import FinishOptions, SamplingOptions
+from instdiff_core.pipeline import EditModel, Picture, edit, edit_photo, load_mini
+from instdiff_core.region import find_regions
+
+from . import classifier
+
+SAMPLING, FINISHING = SamplingOptions(10), FinishOptions(5, strength=0.25)
+BEST_PSNR = 100.0
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture, the mask of its object, and the prompt, whose object is another."""
+
+    picture: Picture
+    truth: np.ndarray
+    target: str
+
+    @property
+    def prompt(self) -> str:
+        return with_article(self.target)
+
+
+Route = Callable[[EditModel, Photo, int], tuple[Picture, np.ndarray]]
+"""A photo edited, and its mask, both at the photo's size."""
+
+
+def make_photo(number: int, side: int, share: float) -> Photo:
+    """A photo of `side` pixels across and 3/4 of them down."""
+    rng = np.random.default_rng([7, number])
+    height = side * 3 // 4
+    background = str(rng.choice(background_words()))
+    first, second = (str(name) for name in rng.permutation(object_names())[:2])
+    picture = compose(rng, [], background, size=side)[0][:height].copy()
+    length = round(share * height)
+    thing, masks = compose(rng, [first], background, size=round(length / 0.95), scale=(0.95, 0.95))
+    top, left = (int(rng.integers(0, limit - thing.shape[0])) for limit in (height, side))
+    truth = np.zeros((height, side), bool)
+    truth[top : top + thing.shape[0], left : left + thing.shape[1]] = masks[0]
+    picture[truth] = thing[masks[0]]
+    return Photo(picture, truth, second)
+
+
+def edit_shrunk(model: EditModel, photo: Photo, seed: int) -> tuple[Picture, np.ndarray]:
+    """The whole photo at the model's own size, enlarged again, and pasted where its mask is."""
+    height, width = photo.truth.shape
+    (whole,) = find_regions(torch.zeros(1, height, width, dtype=torch.bool), model.native_pixels, unit=model.unit)
+    small = np.array(Image.fromarray(photo.picture).resize(whole.size[::-1], Image.Resampling.BOX))
+    result = edit(model, small, photo.prompt, seed=seed, sampling=SAMPLING, finishing=FINISHING)
+    mask = np.array(Image.fromarray(result.mask.binary[0].numpy()).resize((width, height)))
+    enlarged = np.array(Image.fromarray(result.picture).resize((width, height), Image.Resampling.BICUBIC))
+    return np.where(mask[..., None], enlarged, photo.picture), mask
+
+
+def edit_found(model: EditModel, photo: Photo, seed: int) -> tuple[Picture, np.ndarray]:
+    """As the command line does."""
+    result = edit_photo(model, photo.picture, photo.prompt, seed=seed, sampling=SAMPLING, finishing=FINISHING)
+    return result.picture, result.mask.binary[0].numpy()
+
+
+def edit_hinted(model: EditModel, photo: Photo, seed: int) -> tuple[Picture, np.ndarray]:
+    """In the crop around the true mask: what a rough mask by hand gives."""
+    truth = torch.from_numpy(photo.truth)[None]
+    (region,) = find_regions(truth, model.native_pixels, unit=model.unit)
+    result = torch.from_numpy(photo.picture)[None].float() / 255
+    crop = (region.cut(result)[0] * 255).round().to(torch.uint8).numpy()
+    edited = edit(model, crop, photo.prompt, seed=seed, sampling=SAMPLING, finishing=FINISHING)
+    mask = torch.zeros(truth.shape)
+    region.mark(mask, edited.mask.binary.float())
+    region.put_back(result, torch.from_numpy(edited.picture)[None].float() / 255, edited.mask.binary.float())
+    return (result[0] * 255).round().to(torch.uint8).numpy(), mask[0].numpy() > 0.5
+
+
+ROUTES: dict[str, Route] = {"shrunk": edit_shrunk, "found": edit_found, "hinted": edit_hinted}
+
+
+def judge(photo: Photo, picture: Picture, mask: np.ndarray) -> tuple[float, float, float]:
+    """Mask IoU, whether the new object is seen, and the PSNR outside the truth."""
+    truth = torch.from_numpy(photo.truth)
+    name = classifier.name(np.stack([classifier.cut(picture, photo.truth)]))[0]
+    psnr = min(BEST_PSNR, float(psnr_outside(torch.from_numpy(photo.picture), torch.from_numpy(picture), truth)))
+    return float(iou(torch.from_numpy(mask), truth)), float(name == photo.target), psnr
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.photos", description=__doc__)
+    parser.add_argument("--scenes", type=int, default=6, help="of each share; default: 6")
+    parser.add_argument("--side", type=int, default=1536, help="of a photo, in pixels; default: 1536")
+    parser.add_argument("--shares", default="0.08,0.15,0.3", help="of the height; default: 0.08,0.15,0.3")
+    parser.add_argument("--seed-offset", type=int, default=5000, help="number of the first scene; default: 5000")
+    options = parser.parse_args()
+    model = load_mini()
+    for share in map(float, options.shares.split(",")):
+        photos = [make_photo(options.seed_offset + n, options.side, share) for n in range(options.scenes)]
+        for name, route in ROUTES.items():
+            started, figures = time.perf_counter(), []
+            for seed, photo in enumerate(photos):
+                figures.append(judge(photo, *route(model, photo, seed)))
+            seconds = (time.perf_counter() - started) / len(photos)
+            overlap, seen, psnr = (fmean(values) for values in zip(*figures, strict=True))
+            print(
+                f"{share:5.0%} of the height, {name:8} IoU {overlap:.2f}, seen {seen:4.0%}, "
+                f"PSNR outside {psnr:5.1f} dB, {seconds:5.1f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
