@@ -15,6 +15,7 @@ from .mini import LoadMiniModel, MiniScene
 from .refine import MaskSettingsNode, RefineInstantMask
 from .region import CropToEdit, PutBack
 from .sampler import MaskedSampler
+from .search import FindInPhoto
 
 
 class InstDiffEdit(ComfyExtension):
@@ -30,6 +31,7 @@ class InstDiffEdit(ComfyExtension):
             MaskedSampler,
             InstantMaskGuidance,
             InpaintFinish,
+            FindInPhoto,
             CropToEdit,
             PutBack,
             EditGuard,

@@ -153,7 +153,8 @@ def encode_for_inpainting(
     if is_inpainting_model(model):
         positive, negative, latent = nodes.InpaintModelConditioning().encode(positive, negative, pixels, vae, area)
     else:
-        latent = _encode_with_mask(vae, pixels, area)
+        latent = encode(vae, pixels)
+        latent["noise_mask"] = area[:, None] if latent["samples"].ndim == 4 else area[:, None, None]
     if samples is not None:
         start = get_samples(samples)
         ratio = vae.spacial_compression_encode()
@@ -171,14 +172,15 @@ def encode_for_inpainting(
     return positive, negative, latent
 
 
-def _encode_with_mask(vae: Any, pixels: Tensor, area: Tensor) -> Latent:
-    """Pictures ``[B, H, W, 3]`` encoded, with their noise masks ``[B, H, W]``.
+def encode(vae: Any, pictures: Tensor) -> Latent:
+    """Pictures ``[B, H, W, 3 or more]`` as a latent of them.
 
-    To VAEs of video a batch is the frames of one, and to samplers its noise mask: it is encoded picture by picture.
+    To VAEs of video a batch is the frames of one: it is encoded picture by picture.
     """
+    pixels = pictures[..., :3]
     if getattr(vae, "latent_dim", 2) != 3:
-        return {"samples": vae.encode(pixels), "noise_mask": area[:, None]}
-    return {"samples": torch.cat([vae.encode(picture[None]) for picture in pixels]), "noise_mask": area[:, None, None]}
+        return {"samples": vae.encode(pixels)}
+    return {"samples": torch.cat([vae.encode(picture[None]) for picture in pixels])}
 
 
 def decode(vae: Any, latent: Latent, image: Tensor) -> Tensor:

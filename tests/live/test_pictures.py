@@ -23,7 +23,7 @@ KINDS = {
 }
 
 
-ALONE = ("InstDiffCropToEdit", "InstDiffPutBack", "InstDiffEditGuard")
+ALONE = ("InstDiffFindInPhoto", "InstDiffCropToEdit", "InstDiffPutBack", "InstDiffEditGuard")
 """Nodes of none of these, which show no result."""
 
 

@@ -130,3 +130,18 @@ def test_crops_of_another_area_and_no_mask_are_refused(host, photo):
     crops, _, area = host.run("InstDiffCropToEdit", image=photo, mask=masks)
     with pytest.raises(ValueError, match="there are 2 crops and 1 edited ones"):
         host.run("InstDiffPutBack", image=photo, area=area, edited=crops[:1])
+
+
+def test_a_thing_is_found_in_a_photo_and_its_mask_has_the_photos_size(host, photo):
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(1, 3, 8, 12, generator=generator) * 0.1
+    flat = interpolate(noise + 0.4, (601, 907), mode="bilinear").movedim(1, -1)
+    scene, truth = host.run("InstDiffMiniScene", object="cat", background="grass", seed=5)
+    where = torch.zeros(1, 601, 907)
+    where[:, 200:456, 300:556] = truth
+    large = flat.clone()
+    large[where > 0] = scene[truth > 0]
+    prompts = {"positive": host.prompt("a frog"), "negative": host.other_prompt()}
+    (mask,) = host.run("InstDiffFindInPhoto", model=host.model, vae=host.vae, image=large, steps=4, **prompts)
+    assert mask.shape == (601, 907)
+    assert host.iou(mask[None], where > 0.5) > 0.5

@@ -11,6 +11,7 @@ RELEASED = {
     "InstDiffMaskedSampler",
     "InstDiffMaskGuidance",
     "InstDiffInpaintFinish",
+    "InstDiffFindInPhoto",
     "InstDiffCropToEdit",
     "InstDiffPutBack",
     "InstDiffEditGuard",

@@ -1,0 +1,75 @@
+"""Find in Photo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..instdiff_core.options import PRESETS, SAMPLING
+from ..instdiff_core.search import QUICK_STEPS, Sighting, find_in_photo, see
+from . import host
+from .checks import check_inputs
+from .types import CATEGORY, Settings, read_given_prompt, sampling_inputs, search_aliases, words_inputs
+
+UNIT = 64
+"""What the sides of the crops are multiples of."""
+
+
+class FindInPhoto(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstDiffFindInPhoto",
+            display_name="Find in Photo",
+            category=CATEGORY,
+            **search_aliases("large photo", "mask by text", "find object", "tiles", "segment by text"),
+            description=(
+                "Finds what the prompt would change in a photo of any size: on a small copy and, where that shows "
+                "nothing sure, in tiles. For Crop to Edit."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The model that will edit."),
+                io.Conditioning.Input("positive", tooltip="The edit prompt, from Encode Edit Prompt."),
+                io.Conditioning.Input("negative", tooltip="What to avoid, from any text encoder; may be empty."),
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+                io.Image.Input("image", tooltip="The photo, at its own size."),
+                *sampling_inputs(SAMPLING, "How much noise the pictures get. Around 0.5 finds best."),
+                Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
+                *words_inputs(),
+            ],
+            outputs=[io.Mask.Output(display_name="mask", tooltip="What was found, at the photo's size.")],
+        )
+
+    @classmethod
+    @check_inputs
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        vae: Any,
+        image: Any,
+        steps: int,
+        settings: Any = None,
+        clip: Any = None,
+        text: str | None = None,
+        **widgets: Any,
+    ) -> io.NodeOutput:
+        settings = settings or PRESETS["default"]
+        prompt = read_given_prompt(clip, text)
+        host.get_edit_prompt(positive, settings, prompt)
+
+        def look(crops: Tensor, quick: bool) -> Sighting:
+            latent = host.encode(vae, crops)
+            host.check_channels(model, host.get_samples(latent))
+            wrapper = host.InstantMaskWrapper(settings, prompt)
+            taken = min(steps, QUICK_STEPS) if quick else steps
+            host.sample(host.wrap_model(model, wrapper), latent, positive, negative, steps=taken, **widgets)
+            return see(wrapper.record, settings, crops)
+
+        pixels = host.native_side(model) ** 2
+        masks = [find_in_photo(photo[None].float().cpu(), look, pixels, UNIT) for photo in image]
+        return io.NodeOutput(host.to_intermediate(torch.cat(masks).float()))

@@ -1,0 +1,65 @@
+"""Where a large photo is looked at, and what is taken of what is seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from instdiff_core.search import SURE, Sighting, find_in_photo, make_tiles
+
+PIXELS, UNIT = 64**2, 8
+
+
+class Looker:
+    """Sees a bright spot in the crops, and is as sure as it is told of those that show the whole photo."""
+
+    def __init__(self, sure: float) -> None:
+        self.sure = sure
+        self.calls: list[tuple[int, bool]] = []
+
+    def __call__(self, crops: Tensor, quick: bool) -> Sighting:
+        self.calls.append((len(crops), quick))
+        bright = crops[..., 0]
+        return Sighting(bright > 0.5, torch.full((len(crops),), self.sure), bright)
+
+
+def photo(top: int, left: int, side: int = 12, size: tuple[int, int] = (400, 600)) -> Tensor:
+    picture = torch.zeros(1, *size, 3)
+    picture[:, top : top + side, left : left + side] = 1
+    return picture
+
+
+@pytest.mark.parametrize("size", [(400, 600), (193, 700), (192, 192), (100, 4000)])
+def test_tiles_cover_the_photo_and_overlap(size: tuple[int, int]) -> None:
+    covered = torch.zeros(size, dtype=torch.int)
+    tiles = make_tiles(size, PIXELS, UNIT)
+    for tile in tiles:
+        assert (tile.height, tile.width) == (min(*size, 192),) * 2
+        covered[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] += 1
+    assert covered.all()
+    assert len({tile.size for tile in tiles}) == 1
+
+
+def test_a_sure_mask_of_the_small_copy_is_taken_without_a_search() -> None:
+    look = Looker(SURE)
+    picture = photo(100, 100, side=120)
+    mask = find_in_photo(picture, look, PIXELS, UNIT)
+    assert look.calls == [(1, False)]
+    truth = picture[..., 0] > 0.5
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.9
+
+
+@pytest.mark.parametrize("place", [(3, 2), (200, 300), (385, 585), (10, 580)])
+def test_a_small_thing_is_found_in_tiles(place: tuple[int, int]) -> None:
+    look = Looker(SURE - 0.1)
+    mask = find_in_photo(photo(*place), look, PIXELS, UNIT)
+    truth = photo(*place)[..., 0] > 0.5
+    assert [quick for _, quick in look.calls] == [False, True, False]
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.6
+
+
+def test_a_photo_that_one_tile_covers_is_not_searched() -> None:
+    look = Looker(0.0)
+    find_in_photo(photo(100, 100, size=(190, 190)), look, PIXELS, UNIT)
+    assert look.calls == [(1, False)]
