@@ -1,4 +1,4 @@
-"""python -m instdiff_core: edit a picture, or see the embedded model edit four."""
+"""python -m instdiff_core: edit a picture, put another editor's edit back, or see the embedded model edit four."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import read_picture, save_picture
+from .files import read_details, read_picture, save_picture
+from .guard import guard_edit
 from .metrics import iou
 from .mini.scenes import compose, with_article
-from .options import PRESETS, SAMPLING, FinishOptions, SamplingOptions
+from .options import GUARD, PRESETS, SAMPLING, FinishOptions, GuardOptions, Refused, SamplingOptions
 from .report import describe_mask
 
 SCENES = (("cat", "grass", "frog"), ("tree", "sand", "house"), ("ball", "grass", "flower"), ("flower", "snow", "apple"))
@@ -100,6 +101,21 @@ def edit(options: argparse.Namespace) -> None:
     print(json.dumps(result.facts) if options.json else describe_mask(result.mask, result.record, settings))
 
 
+def guard(options: argparse.Namespace) -> None:
+    """Put only the edit of an edited picture into its original."""
+    _check_output(options.out)
+    settings = GuardOptions(
+        options.sensitivity, options.grow, options.feather, not options.keep_colours, options.if_refused
+    )
+    original, alpha = read_picture(options.original)
+    edited, _ = read_picture(options.edited)
+    mask = read_picture(options.mask)[0].max(-1) if options.mask else None
+    result = guard_edit(_values(original), _values(edited), None if mask is None else _values(mask), settings)
+    picture = (result.picture * 255).round().byte().numpy()
+    save_picture(picture, options.out, alpha, quality=95, subsampling=0, **read_details(options.original))
+    print(json.dumps(result.report.facts()) if options.json else result.report.describe())
+
+
 def _parser() -> Parser:
     parser = Parser(prog="python -m instdiff_core", description="Edit pictures with instant masks.")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -125,6 +141,29 @@ def _parser() -> Parser:
     command.add_argument("--seed", type=_seed, default=0, help="of the noise; default: 0")
     command.add_argument("--json", action="store_true", help="print words, weights, area and timings as JSON")
     command.set_defaults(run=edit)
+
+    command = commands.add_parser("guard", help="put only the edit of an edited picture into its original")
+    command.add_argument("original", type=Path, help="the picture before the edit")
+    command.add_argument("edited", type=Path, help="what an editor made of it, of any size")
+    command.add_argument("--out", type=Path, required=True, help="where the picture goes, of the original's size")
+    command.add_argument("--mask", type=Path, help="white where the edit is; default: that is found")
+    for name, text in (
+        ("sensitivity", "0 to 1, higher finds smaller differences"),
+        ("grow", "how much the area is made larger, in percent of the longer side"),
+        ("feather", "width of its soft edge, in percent of the longer side"),
+    ):
+        command.add_argument(
+            f"--{name}", type=float, default=getattr(GUARD, name), help=f"{text}; default: %(default)s"
+        )
+    command.add_argument("--keep-colours", action="store_true", help="keep the editor's change of all colours")
+    command.add_argument(
+        "--if-refused",
+        choices=get_args(Refused),
+        default=GUARD.refused,
+        help="what goes out where the edit is not told from the rest; default: %(default)s",
+    )
+    command.add_argument("--json", action="store_true", help="print what was found out as JSON")
+    command.set_defaults(run=guard)
     return parser
 
 
@@ -152,6 +191,11 @@ def _quiet() -> None:
     os.environ["DIFFUSERS_VERBOSITY"] = os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TQDM_DISABLE"] = "1"
+
+
+def _values(picture: NDArray[np.uint8]) -> torch.Tensor:
+    """Bytes in 0..1."""
+    return torch.from_numpy(picture).float() / 255
 
 
 def _grey(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

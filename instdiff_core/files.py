@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 WHITES = (1, 255, 2**16 - 1, 2**32 - 1)
 """What may be white in pictures that do not say it: the smallest that the brightest value does not exceed."""
@@ -33,16 +34,32 @@ def read_picture(path: Path) -> tuple[Bytes, Bytes | None]:
     return values[..., :3].copy(), values[..., 3]
 
 
-def save_picture(picture: Bytes, path: Path, alpha: Bytes | None = None) -> None:
-    """Save ``[H, W, 3]``, with an alpha channel ``[H, W]`` where the format of the path's suffix holds one."""
+def read_details(path: Path) -> dict[str, bytes]:
+    """What a picture's file says beside it, for `save_picture`: EXIF, and the ICC profile of RGB colours.
+
+    Without the orientation, as `read_picture` turns the picture upright.
+    """
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif.pop(ExifTags.Base.Orientation, None)
+        profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
+    details = {"exif": exif.tobytes() if len(exif) else None, "icc_profile": profile}
+    return {name: value for name, value in details.items() if value}
+
+
+def save_picture(picture: Bytes, path: Path, alpha: Bytes | None = None, **details: Any) -> None:
+    """Save ``[H, W, 3]``, with an alpha channel ``[H, W]`` where the format of the path's suffix holds one.
+
+    `details` are Pillow's, such as those of `read_details`; a format takes those that it knows.
+    """
     image = Image.fromarray(picture)
     if alpha is None:
-        image.save(path)
+        image.save(path, **details)
         return
     try:
-        Image.fromarray(np.dstack([picture, alpha])).save(path)
+        Image.fromarray(np.dstack([picture, alpha])).save(path, **details)
     except OSError:  # what Pillow raises for a mode that a format does not have
-        image.save(path)
+        image.save(path, **details)
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:

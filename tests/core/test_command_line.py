@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 import instdiff_core
 from instdiff_core import __main__ as command_line
 from instdiff_core import pipeline
 from instdiff_core.mini.scenes import compose
 from instdiff_core.options import SamplingOptions
+from tests.bench.guard_pairs import scene
 
 
 @pytest.fixture
@@ -109,9 +110,49 @@ def test_the_demo_writes_one_sheet_and_prints_the_mask_iou(
     assert min(last.getdata()) < 128  # the prompt and the IoU, under the pictures
 
 
+def test_guard_puts_the_edit_into_the_original_and_keeps_what_its_file_says(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = scene(np.random.default_rng(1), 192)[:160]
+    edited = np.roll(original, 2, 1)
+    edited[60:100, 70:110] = [250, 220, 30]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make], exif[ExifTags.Base.Orientation] = "A camera", 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    turned = Image.fromarray(original).rotate(90, expand=True)
+    turned.save("photo.png", exif=exif, icc_profile=profile)
+    Image.fromarray(edited).save("edited.png")
+    command_line.main(["guard", "photo.png", "edited.png", "--out", "guarded.png", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["shift"] == pytest.approx([2, 0], abs=0.1)
+    assert 0.03 < facts["found"] < 0.1
+    with Image.open("guarded.png") as picture:
+        assert dict(picture.getexif()) == {ExifTags.Base.Make: "A camera"}
+        assert picture.info["icc_profile"] == profile
+        values = np.asarray(picture)
+    unchanged = (values == original).all(-1)
+    assert unchanged.mean() == pytest.approx(facts["kept"], abs=0.02)
+    assert (np.abs(values[70:90, 80:100].astype(int) - [250, 220, 30]) < 12).all()
+
+
+def test_guard_takes_a_mask_and_says_in_words_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = scene(np.random.default_rng(1), 160)
+    mask = np.zeros((160, 160), np.uint8)
+    mask[40:80, 40:80] = 255
+    for name, values in (("photo", original), ("edited", np.roll(original, 1, 0)), ("mask", mask)):
+        Image.fromarray(values).save(f"{name}.png")
+    command_line.main(["guard", "photo.png", "edited.png", "--out", "guarded.png", "--mask", "mask.png"])
+    assert "edited: 6.2% of the picture" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (["guard", "cat.png", "nowhere.png"], "nowhere.png"),
+        (["guard", "text.png", "cat.png"], "text.png"),
+        (["guard", "cat.png", "cat.png", "--mask", "text.png"], "text.png"),
+        (["guard", "cat.png", "cat.png", "--grow", "11"], "grow"),
+        (["guard", "cat.png", "cat.png", "--if-refused", "nothing"], "nothing"),
         (["edit", "nowhere.png", "a dog"], "nowhere.png"),
         (["edit", "text.png", "a dog"], "text.png"),
         (["edit", "cat.png", ""], "no words"),
