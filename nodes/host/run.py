@@ -118,7 +118,8 @@ class InstantMaskRun:
     def _empty_conditioning(self) -> dict[str, Any]:
         """The empty prompt, with what else the model needs (of inpainting models the picture) from the edit prompt."""
         context, options = self._prompt.empty
-        limits = ("area", "mask", "start_percent", "end_percent", "strength", "default")
+        # its own text's mask is among `options`, where there is one
+        limits = ("area", "mask", "start_percent", "end_percent", "strength", "default", "attention_mask")
         kept = {name: value for name, value in self._edit_conditionings()[0].items() if name not in limits}
         return {**kept, **options, "cross_attn": context, "model_conds": {}, "uuid": uuid4()}
 

@@ -28,7 +28,8 @@ class Spy:
                 each.clone() if kwargs.get("skip_reshape") else each.unflatten(-1, (heads, -1)).transpose(1, 2).clone()
                 for each in (q, k)
             )
-            self.calls.append({"q": q_, "k": k_, "layout": reading.layout, "reader": reading.reader})
+            mask = args[1] if len(args) > 1 else kwargs.get("mask")
+            self.calls.append({"q": q_, "k": k_, "mask": mask, "layout": reading.layout, "reader": reading.reader})
         return func(q, k, v, *args, **kwargs)
 
 
@@ -176,6 +177,19 @@ def test_half_precision_reads_what_its_queries_and_keys_say(host, joint_family, 
     rows = slice(layout.picture, layout.picture + reader.cells[0] * reader.cells[1])
     expected = np.mean([attended({"q": each["q"].float(), "k": each["k"].float()})[rows, at] for each in layers], 0)
     np.testing.assert_allclose(attention.maps[0, 0, 2].flatten(), expected, atol=0.01 * expected.max())
+
+
+def test_tokens_that_the_model_masks_are_masked_in_the_maps(host, joint_family):
+    family = joint_family("qwen_image")
+    mask = torch.ones(1, 13, dtype=torch.long)
+    mask[:, 8:] = 0
+    positive = family.positive(attention_mask=mask)
+    spy, attention = spied(host, family, family.latent(9, 13), positive=positive)
+    if spy.calls[0]["mask"] is None:
+        pytest.skip("this ComfyUI masks no tokens of Qwen-Image")
+    kept = [*range(8), *range(13, 48)]
+    layers = [attended({"q": call["q"], "k": call["k"][:, :, kept]})[13:, 2] for call in spy.calls]
+    np.testing.assert_allclose(attention.maps[0, 0, 2].flatten(), np.mean(layers, 0), rtol=2e-4, atol=1e-7)
 
 
 def test_maps_are_propagated_by_the_pictures_own_attention_in_the_middle_block(host, family):
