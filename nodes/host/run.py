@@ -52,7 +52,7 @@ class InstantMaskRun:
         self.session, self.image_latent = session, image_latent
         self._guider, self._prompt, self._named = guider, prompt, named
         self._reader, self._noisy = reader, noisy
-        self._matrices: dict[int, Tensor] = {}
+        self._matrices: dict[tuple[int, torch.device], Tensor] = {}
         self._positive: int | None = None
         self._awaiting_call = False
         self._noise: Tensor | None = None
@@ -111,9 +111,9 @@ class InstantMaskRun:
 
     def token_matrix(self, length: int, device: torch.device) -> Tensor:
         """`PromptWords.matrix` for a context of this length, made once."""
-        if length not in self._matrices:
-            self._matrices[length] = self._prompt.words.matrix(length, device)
-        return self._matrices[length]
+        if (length, device) not in self._matrices:
+            self._matrices[length, device] = self._prompt.words.matrix(length, device)
+        return self._matrices[length, device]
 
     def _empty_conditioning(self) -> dict[str, Any]:
         """The empty prompt, with what else the model needs (of inpainting models the picture) from the edit prompt."""

@@ -21,6 +21,8 @@ from .layouts import FAMILIES, Call, Layout, count_cells
 if TYPE_CHECKING:
     from ..run import InstantMaskRun
 
+Tables = dict[tuple[Layout, torch.device], tuple[Tensor, Tensor]]
+
 CALL = "instdiff_call"
 """The key of a `_Reading` in the options of a model call."""
 
@@ -53,7 +55,7 @@ class JointReader:
 
     def install(self, options: dict[str, Any], run: InstantMaskRun) -> None:
         """Say in the options of each model call what it holds, and look at its attention on top of other nodes'."""
-        tables: dict[Layout, tuple[Tensor, Tensor]] = {}
+        tables: Tables = {}
 
         def apply_model(
             executor: Any, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any,
@@ -92,7 +94,7 @@ class _Reading:
     run: InstantMaskRun
     layout: Layout
     parts: list[slice]
-    tables: dict[Layout, tuple[Tensor, Tensor]]
+    tables: Tables
     seen: dict[str, int] = field(default_factory=lambda: {"words": 0, "cells": 0})
 
     def look(self, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -137,8 +139,8 @@ class _Reading:
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The places in the sequence of the cells that are read, and the words' matrix for all of its keys."""
-        if self.layout not in self.tables:
-            layout, reader = self.layout, self.reader
+        layout, reader = self.layout, self.reader
+        if (layout, device) not in self.tables:
             down, along = (torch.arange(reader.first, count, reader.stride, device=device) for count in reader.cells)
             rows = (layout.picture + down[:, None] * layout.across + along).flatten()
             matrix = self.run.token_matrix(layout.text[0].stop, device)
@@ -147,8 +149,8 @@ class _Reading:
                 for span in layout.text:
                     placed[span.place : span.place + span.stop - span.first] = matrix[span.first : span.stop]
                 matrix = placed
-            self.tables[layout] = rows, matrix
-        return self.tables[self.layout]
+            self.tables[layout, device] = rows, matrix
+        return self.tables[layout, device]
 
 
 def _mask_of(mask: Tensor, part: slice, rows: Tensor, batch: int) -> Tensor:
