@@ -54,12 +54,14 @@ CHUNK = 2**20
 class Guarded:
     """The `picture` ``[H, W, C]`` with the edit in it, the `area` ``[H, W]`` bool outside which it is the original.
 
-    `aligned` ``[H, W, 3]`` is all of the edit, laid over the original, in its colours.
+    `aligned` ``[H, W, 3]`` is all of the edit, laid over the original, in its colours, by a `homography` ``[3, 3]``
+    (`Alignment`).
     """
 
     picture: Tensor
     area: Tensor
     aligned: Tensor
+    homography: Tensor
     report: GuardReport
 
 
@@ -96,7 +98,7 @@ def guard_edit(original: Tensor, edited: Tensor, mask: Tensor | None = None, opt
         painted = painted.mean(-1, keepdim=True)
     picture = paste(original, painted[..., : original.shape[-1]].to(original), alpha)
     report = _report(plan, size, alpha, after.shape, options)
-    return Guarded(picture, alpha > 0, aligned, report)
+    return Guarded(picture, alpha > 0, aligned, plan.alignment.homography, report)
 
 
 @dataclass(frozen=True, eq=False)

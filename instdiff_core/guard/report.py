@@ -55,9 +55,13 @@ class GuardReport:
         return "\n".join(lines)
 
     def _moved(self) -> str:
-        across, down = self.shift
-        return (
-            f"{abs(across):.1f} pixels to the {'right' if across >= 0 else 'left'} and {abs(down):.1f} "
-            f"{'down' if down >= 0 else 'up'}, {abs(self.zoom - 1):.1%} {'larger' if self.zoom >= 1 else 'smaller'}, "
-            f"turned by {self.rotation:.1f} degrees"
-        )
+        (across, down), zoom, turned = self.shift, round(self.zoom - 1, 3), round(self.rotation, 1)
+        parts = [
+            f"{abs(across):.1f} pixels to the {'right' if across >= 0 else 'left'} and "
+            f"{abs(down):.1f} {'down' if down >= 0 else 'up'}"
+        ]
+        if zoom:
+            parts.append(f"{abs(zoom):.1%} {'larger' if zoom > 0 else 'smaller'}")
+        if turned:
+            parts.append(f"turned {'clockwise' if turned > 0 else 'counter-clockwise'} by {abs(turned)} degrees")
+        return ", ".join(parts)
