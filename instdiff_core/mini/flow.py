@@ -146,9 +146,12 @@ class DoubleBlock(nn.Module):
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         width, inner = config.hidden_size, int(config.hidden_size * config.mlp_ratio)
-        self.img_mod, self.txt_mod = Modulation(width, 2), Modulation(width, 2)
-        self.img_attn, self.txt_attn = Attention(width, config.num_heads), Attention(width, config.num_heads)
-        self.img_mlp, self.txt_mlp = _mlp(width, inner), _mlp(width, inner)
+        self.img_mod = Modulation(width, 2)
+        self.img_attn = Attention(width, config.num_heads)
+        self.img_mlp = _mlp(width, inner)
+        self.txt_mod = Modulation(width, 2)
+        self.txt_attn = Attention(width, config.num_heads)
+        self.txt_mlp = _mlp(width, inner)
 
     def forward(self, picture: Tensor, text: Tensor, time: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         of_picture, of_text = self.img_mod(time), self.txt_mod(time)

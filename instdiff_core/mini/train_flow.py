@@ -33,7 +33,7 @@ from .train import SEED, Run, Words, every_word, pixels, random_caption, scene
 
 SHARD = 250
 FIRST_SHARDS = 4
-STEPS_PER_SHARD = 200
+STEPS_PER_SHARD = 300
 """A shard of new scenes is encoded every so many steps, beyond those that were there at the start."""
 
 LENGTHS = (14, 22)

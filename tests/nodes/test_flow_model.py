@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from instdiff_core.metrics import iou
 from instdiff_core.mini.flow import Flow, FlowConfig, _rotation
 from instdiff_core.mini.train_flow import context_of, starting_model, write_flow
 from tests.flow_model import diffusion_model_layout, load_flow
@@ -81,3 +82,20 @@ def test_a_window_stands_where_it_was_cut_out():
     config = FlowConfig(hidden_size=64, num_heads=2, depth=1, depth_single_blocks=1)
     whole, part = (_rotation(config, 3, torch.arange(first, last), torch.arange(8)) for first, last in ((0, 8), (2, 5)))
     torch.testing.assert_close(part[:, 3:], whole[:, 3 + 2 * 8 : 3 + 5 * 8])
+
+
+@pytest.fixture(scope="module")
+def flow(host):
+    """MODEL and CLIP with the weights of the benchmark."""
+    return load_flow(sys.modules[f"{PACK}.nodes.host.mini_model"])
+
+
+def test_the_mask_of_an_edit_lies_on_the_object(host, flow):
+    model, clip = flow
+    picture, truth = host.run("InstDiffMiniScene", object="panda", background="sand", seed=2)
+    _, mask, _ = host.edit(
+        host.vae.encode(picture), model=model, cfg=3.0, denoise=0.4, steps=8, scheduler="simple",
+        positive=host.run("InstDiffEncodeEditPrompt", clip=clip, text="a red car"),
+        negative=clip.encode_from_tokens_scheduled(clip.tokenize("")),
+    )  # fmt: skip
+    assert iou(mask.bool(), truth.bool()).item() > 0.8
