@@ -39,7 +39,7 @@ NOT_COPIED = {
 FOR_DEVELOPERS = (
     ".", "docs/", "tests/", "CONTRIBUTING.md", "Makefile", "tsconfig.json",
     "instdiff_core/mini/corpus.", "instdiff_core/mini/sources.py", "instdiff_core/mini/train.py",
-    "instdiff_core/mini/train_corpus.py",
+    "instdiff_core/mini/train_corpus.py", "instdiff_core/mini/flow.py", "instdiff_core/mini/train_flow.py",
 )  # fmt: skip
 """How the names of the files begin that only work on the pack needs."""
 

@@ -136,6 +136,18 @@ def edit(frontend, script):
     frontend.page.evaluate(f"() => {{ {find}; {script} }}")
 
 
+STILL = """() => new Promise(done => {
+    const size = () => `${app.canvas.ds.scale} ${document.querySelector('.instdiff-editor canvas').width}`
+    let last = size(), frames = 0
+    const look = () => {
+        frames = size() === last ? frames + 1 : 0
+        last = size()
+        frames < 20 ? requestAnimationFrame(look) : done()
+    }
+    look()
+})"""
+"""Waits until the page has moved to the node: the mask is drawn anew at every zoom on the way."""
+
 HOLD = """() => {
     const real = window.fetch
     Object.assign(window, { questions: [], held: [] })
@@ -217,6 +229,7 @@ def opened(frontend):
         editor = Editor(frontend)
         editor.node.show()
         editor.picture.wait_for()
+        editor.page.evaluate(STILL)
         editor.settle()
         return editor
 
