@@ -76,7 +76,7 @@ class Bench:
 
     def edits(self, scene: Scene, seed: int, denoise: float, methods: Sequence[str]) -> Iterator[tuple[str, Edit]]:
         """The scene's edit by every method; "default" is among them and comes first."""
-        image = torch.from_numpy(scene.picture).float()[None] / 255
+        image = torch.tensor(scene.picture)[None].float() / 255
         latent = {"samples": self.vae.encode(image)}
         (positive,) = self.node("encode", "EncodeEditPrompt", clip=self.clip, text=scene.prompt)
         source, negative = (self._encoded(text) for text in (scene.source_prompt, ""))
@@ -92,14 +92,19 @@ class Bench:
                 assert record is not None
                 mask = _words_mask(record, scene)
             started = time.perf_counter()
-            samples, _, attention = self.node("sampler", "MaskedSampler", mask=mask, **sampling)
-            record = record or attention
+            samples, finished = latent, image
+            # a method that finds nothing changes nothing
+            if mask is None or mask.any():
+                samples, _, attention = self.node("sampler", "MaskedSampler", mask=mask, **sampling)
+                record = record or attention
+            assert record is not None
             found = refine_record(record, PRESETS["default"], picture=image.movedim(-1, 1))
             if mask is not None:
                 found = replace(found, soft=mask, binary=mask > 0.5)
-            finishing = {"vae": self.vae, "image": image, "mask": found.binary.float(), "samples": samples}
-            finishing |= {"steps": FINISH_STEPS, "denoise": FINISH_DENOISE}
-            finished = self.node("finish", "InpaintFinish", **shared, **finishing)[0]
+            if found.binary.any():
+                finishing = {"vae": self.vae, "image": image, "mask": found.binary.float(), "samples": samples}
+                finishing |= {"steps": FINISH_STEPS, "denoise": FINISH_DENOISE}
+                finished = self.node("finish", "InpaintFinish", **shared, **finishing)[0]
             pictures = (_picture(finished), _picture(self.vae.decode(samples["samples"])))
             seconds = {"edit": time.perf_counter() - started}
             yield method, Edit(*pictures, found, samples["samples"], record, seconds)
@@ -169,7 +174,10 @@ def main() -> None:
         results = run(bench, cases, denoise, methods)
         sigma = bench.first_sigma(denoise)
         found = report(results) | {"denoise": denoise, "first_sigma": sigma, "block": options.block}
-        print(f"\ndenoise {denoise}, first sigma {sigma:.2f}, s {sigma / (1 - sigma):.2f}\n{tables(found['methods'])}")
+        print(
+            f"\ndenoise {denoise}, first sigma {sigma:.2f}, s {sigma / (1 - sigma):.2f}\n{tables(found['methods'])}",
+            flush=True,
+        )
         (options.out / f"results-{denoise}.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
         columns = ["picture", *(name for method in methods for name in (method, "edit"))]
         save_sheet(options.out / f"results-{denoise}.png", columns, results.rows)
