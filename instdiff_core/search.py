@@ -44,8 +44,11 @@ class Sighting:
     @staticmethod
     def joined(sightings: Sequence[Sighting]) -> Sighting:
         """Several as one batch."""
-        parts = zip(*((each.mask, each.confidence, each.contradiction) for each in sightings), strict=True)
-        return Sighting(*(torch.cat(part) for part in parts))
+        return Sighting(
+            torch.cat([sighting.mask for sighting in sightings]),
+            torch.cat([sighting.confidence for sighting in sightings]),
+            torch.cat([sighting.contradiction for sighting in sightings]),
+        )
 
 
 Look = Callable[[Tensor, bool], Sighting]

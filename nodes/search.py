@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ class FindInPhoto(io.ComfyNode):
         text: str | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        settings = settings or PRESETS["default"]
+        # the tiles of a batch are different pictures
+        settings = replace(settings or PRESETS["default"], share=False)
         prompt = read_given_prompt(clip, text)
         host.get_edit_prompt(positive, settings, prompt)
 

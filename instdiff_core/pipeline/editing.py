@@ -86,9 +86,7 @@ def edit_batch(
     words or too long for the model, and a U-Net that cannot be read.
     """
     _check_batch(pictures, prompts, seeds)
-    words = [model.words(prompt) for prompt in prompts]
-    for prompt_words in words:
-        find_target_words(prompt_words, settings.target)
+    words = _read_words(model, prompts, settings)
     settings = replace(settings, share=settings.share or sampling.noise_samples > 1)
     report_progress = progress or (lambda done, total: None)
     schedule = Schedule(model, sampling.steps, sampling.strength)
@@ -132,7 +130,7 @@ def record_batch(
 ) -> list[AttentionRecord]:
     """What the sampling of `edit_batch` records, with nothing decoded or finished. Raises ``ValueError`` as it does."""
     _check_batch(pictures, prompts, seeds)
-    sessions = [MaskSession(model.words(prompt), settings) for prompt in prompts]
+    sessions = [MaskSession(words, settings) for words in _read_words(model, prompts, settings)]
     schedule = Schedule(model, sampling.steps, sampling.strength)
     _sample(schedule, sampling, model.encode(pictures), prompts, seeds, sessions, lambda done, total: None)
     return [session.record(model.scale) for session in sessions]
@@ -158,7 +156,7 @@ def finish(
     Raises ``ValueError`` for a picture that is not uint8 ``[H, W, 3]``, and for a mask or a latent of
     another size.
     """
-    _check_picture(picture)
+    check_picture(picture)
     if mask.shape != picture.shape[:2]:
         raise ValueError(f"the mask is {mask.shape}, the picture {picture.shape[:2]}")
     size = model.working_size(*picture.shape[:2])
@@ -236,16 +234,25 @@ def _first(mask: InstantMask) -> InstantMask:
     return InstantMask(soft, binary, roles, confidence, fits)
 
 
+def _read_words(model: EditModel, prompts: Sequence[str], settings: MaskSettings) -> list[PromptWords]:
+    """The words of the prompts. Raises ``ValueError`` for a prompt that lacks them, or a target of the settings."""
+    words = [model.words(prompt) for prompt in prompts]
+    for prompt_words in words:
+        find_target_words(prompt_words, settings.target)
+    return words
+
+
 def _check_batch(pictures: Sequence[Picture], prompts: Sequence[str], seeds: Sequence[int]) -> None:
     for picture in pictures:
-        _check_picture(picture)
+        check_picture(picture)
     if not pictures or len({picture.shape for picture in pictures}) != 1:
         raise ValueError("the pictures of a batch must be of one size")
     if not len(pictures) == len(prompts) == len(seeds):
         raise ValueError(f"{len(pictures)} pictures, {len(prompts)} prompts and {len(seeds)} seeds do not go together")
 
 
-def _check_picture(picture: Picture) -> None:
+def check_picture(picture: Picture) -> None:
+    """Raises ``ValueError`` for what is not uint8 ``[H, W, 3]``."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise ValueError(f"a picture is uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}")
 

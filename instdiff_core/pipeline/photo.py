@@ -12,7 +12,7 @@ from ..blend import feather_mask
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions
 from ..region import Region, find_regions
 from ..search import QUICK_STEPS, Sighting, find_in_photo, see
-from .editing import Edit, edit, record_batch
+from .editing import Edit, check_picture, edit, record_batch
 from .model import EditModel, Picture
 
 LARGE = 1.5
@@ -33,6 +33,7 @@ def edit_photo(
 
     `options` are those of `edit_batch`, which says what is raised.
     """
+    check_picture(picture)
     pixels, unit = model.native_pixels, model.unit
     height, width = picture.shape[:2]
     if height * width <= LARGE * pixels:
@@ -47,7 +48,7 @@ def edit_photo(
         steps = min(QUICK_STEPS, sampling.steps) if quick else sampling.steps
         records = record_batch(
             model, cuts, [prompt] * len(cuts), seeds=[seed] * len(cuts), settings=settings,
-            sampling=replace(sampling, steps=steps),
+            sampling=replace(sampling, steps=steps, noise_samples=1),
         )  # fmt: skip
         return Sighting.joined([see(record, settings, crop[None]) for record, crop in zip(records, crops, strict=True)])
 

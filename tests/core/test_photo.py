@@ -50,6 +50,20 @@ def test_a_large_photo_comes_back_at_its_size_and_bit_for_bit_outside_the_edit(
     assert columns.max() < inside[1].max() + room
 
 
+def test_several_noise_samples_share_the_mask_of_a_small_thing_in_a_large_photo(model: EditModel) -> None:
+    picture = compose(np.random.default_rng(3), [], "grass", size=1000)[0].copy()
+    cat, masks = compose(np.random.default_rng(4), ["cat"], "grass", size=90, scale=(0.9, 0.95))
+    picture[700:790, 600:690][masks[0]] = cat[masks[0]]
+    result = edit_photo(model, picture, "a frog on the grass", sampling=SamplingOptions(3, noise_samples=2))
+    assert result.record.maps.shape[1] == 2
+    assert result.picture.shape == picture.shape
+
+
+def test_a_large_picture_of_another_kind_is_refused(model: EditModel) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        edit_photo(model, np.zeros((600, 600, 3), np.float32), "a dog")
+
+
 def test_a_picture_of_the_models_own_size_is_edited_as_it_is(model: EditModel) -> None:
     picture = compose(np.random.default_rng(5), ["cat"], "grass")[0]
     whole, direct = (way(model, picture, "a dog", **FEW).picture for way in (edit_photo, edit))

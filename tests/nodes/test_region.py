@@ -142,6 +142,8 @@ def test_a_thing_is_found_in_a_photo_and_its_mask_has_the_photos_size(host, phot
     large = flat.clone()
     large[where > 0] = scene[truth > 0]
     prompts = {"positive": host.prompt("a frog"), "negative": host.other_prompt()}
-    (mask,) = host.run("InstDiffFindInPhoto", model=host.model, vae=host.vae, image=large, steps=4, **prompts)
+    shared = host.settings(share=True)
+    find = {"model": host.model, "vae": host.vae, "image": large, "steps": 4, "settings": shared}
+    (mask,) = host.run("InstDiffFindInPhoto", **find, **prompts)
     assert mask.shape == (601, 907)
     assert host.iou(mask[None], where > 0.5) > 0.5
