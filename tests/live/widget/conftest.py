@@ -1,0 +1,90 @@
+"""The mask editor in a page of ComfyUI, near and far from its server."""
+
+import itertools
+
+import pytest
+
+from tests.live.widget.editor import STILL, Editor, workflow
+
+HOLD = """() => {
+    const real = window.fetch
+    Object.assign(window, { questions: [], held: [] })
+    window.fetch = async (url, options) => {
+        if (!String(url).includes('/instdiff/mask')) return real(url, options)
+        questions.push(JSON.parse(options.body))
+        await new Promise(done => held.push(done))
+        return real(url, options)
+    }
+    window.letThrough = () => { window.fetch = real; held.forEach(done => done()) }
+}"""
+
+
+class Held:
+    """Holds the editor's questions back, as a slow server does."""
+
+    def __init__(self, editor):
+        self.page = editor.page
+        self.page.evaluate(HOLD)
+
+    def questions(self, name):
+        """What was asked so far: an entry of each question."""
+        return [each[name] for each in self.page.evaluate("questions")]
+
+    def answer(self):
+        """Let the oldest question through, and wait until its answer, and what it leads to, is there."""
+        with self.page.expect_response("**/instdiff/mask") as answer:
+            self.page.evaluate("held.shift()()")
+        answer.value.finished()
+        self.page.wait_for_timeout(50)
+
+    def release(self):
+        self.page.evaluate("letThrough()")
+
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def opened(frontend):
+    """``opened(prompt)``: the editor after a run."""
+
+    def run(prompt="a red car on the grass"):
+        frontend.load(workflow(prompt))
+        frontend.run()
+        editor = Editor(frontend)
+        editor.node.show()
+        editor.picture.wait_for()
+        editor.page.evaluate(STILL)
+        editor.settle()
+        return editor
+
+    return run
+
+
+@pytest.fixture
+def editor(opened):
+    return opened()
+
+
+@pytest.fixture
+def fresh_editor(opened):
+    """The editor after a run about which the page has asked nothing yet."""
+    return opened(f"a red car on the grass, {next(NUMBERS)}")
+
+
+@pytest.fixture
+def held(fresh_editor):
+    held = Held(fresh_editor)
+    yield held
+    held.release()
+
+
+@pytest.fixture
+def far_away(frontend):
+    """A connection whose answers take 150 ms longer."""
+    session = frontend.page.context.new_cdp_session(frontend.page)
+    network = {"offline": False, "downloadThroughput": -1, "uploadThroughput": -1}
+    session.send("Network.emulateNetworkConditions", network | {"latency": 150})
+    yield
+    session.send("Network.emulateNetworkConditions", network | {"latency": 0})
+    session.detach()

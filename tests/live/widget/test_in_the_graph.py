@@ -1,0 +1,113 @@
+"""The editor as a part of its node: its inputs, saved workflows, copies, subgraphs."""
+
+import pytest
+
+from tests.live.widget.editor import NODE, WAITING, Editor, edit, workflow
+
+
+def test_typing_in_the_inputs_moves_the_editor(editor):
+    editor.node.set("threshold", 0.7)
+    editor.node.set("words", "Grass, tree")
+    editor.node.set("steps", 2)
+    editor.settle()
+    assert editor.threshold.input_value() == "0.7"
+    assert editor.step.input_value() == "2"
+    assert editor.word("grass").get_attribute("aria-pressed") == "true"
+    assert editor.origin == "“tree” is not in the edit prompt"
+
+
+def test_what_another_node_sets_cannot_be_moved_here(frontend, editor):
+    edit(
+        frontend,
+        "const other = LiteGraph.createNode('PrimitiveFloat'); app.graph.add(other);"
+        "other.connect(0, node('InstDiffRefineMask'), 'threshold')",
+    )
+    frontend.settle()
+    assert editor.threshold.is_disabled()
+    assert editor.step.is_enabled()
+
+
+def test_the_editor_works_inside_a_subgraph(frontend, editor):
+    edit(frontend, "window.packed = app.graph.convertToSubgraph(new Set([node('InstDiffRefineMask')])).node")
+    frontend.page.evaluate("app.canvas.openSubgraph(packed.subgraph, packed)")
+    inside = "packed.subgraph.nodes[0]"
+    frontend.page.evaluate(
+        f"app.canvas.ds.scale = 1; app.canvas.ds.offset = {inside}.pos.map(place => 200 - place);"
+        "app.canvas.setDirty(true, true)"
+    )
+    editor.threshold.fill("0.75")
+    assert frontend.page.evaluate(f"{inside}.widgets.map(widget => widget.value).slice(0, 3)") == [0, 0.75, ""]
+    area = editor.area()
+    frontend.run()
+    assert editor.area() == area
+    frontend.page.evaluate("app.canvas.setGraph(app.rootGraph)")
+
+
+def test_after_a_reload_the_editor_shows_the_same(frontend, editor):
+    editor.threshold.fill("0.65")
+    editor.word("car").click()
+    area, inputs = editor.area(), editor.inputs
+    frontend.page.wait_for_function(
+        r'() => Object.values({ ...localStorage, ...sessionStorage }).some(each => /"car\\?"/.test(each))'
+    )
+    frontend.reload()
+    editor.node.show()
+    editor.picture.wait_for()
+    assert editor.inputs == inputs
+    assert editor.area() == area
+
+
+def test_the_saved_workflow_has_the_values_of_the_nodes_own_inputs(frontend, editor):
+    editor.threshold.fill("0.6")
+    (node,) = (node for node in frontend.workflow["nodes"] if node["type"] == NODE)
+    assert node["widgets_values"] == [0, 0.6, ""]
+    node.pop("widgets_values_named", None)
+    old = {**node, "inputs": [], "outputs": [], "widgets_values": [2]}
+    frontend.load({**frontend.workflow, "nodes": [old], "links": []})
+    assert editor.inputs == {"threshold": 0, "words": "", "steps": 2}
+
+
+def test_a_copy_of_the_node_has_an_editor_of_its_own(frontend, editor):
+    editor.node.select()
+    frontend.page.evaluate("app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard()")
+    frontend.settle()
+    copy = frontend.node(str(frontend.page.evaluate("app.graph.nodes.at(-1).id")))
+    copy.evaluate("node.pos = argument", editor.node.evaluate("[node.pos[0] + node.size[0] + 20, node.pos[1]]"))
+    editor.node.show()
+    editor.element.nth(1).wait_for()
+    editor.element.last.get_by_role("slider", name="Threshold").fill("0.9")
+    editor.element.last.get_by_role("button", name="car").click()
+    assert [copy.widgets()[name] for name in ("threshold", "words")] == [0.9, "car"]
+    assert editor.inputs == {"threshold": 0, "words": "", "steps": 0}
+
+
+def test_the_mask_is_not_shown_again_below_the_editor(frontend, editor):
+    assert not editor.node.evaluate("node.imgs?.length")
+    if frontend.vue:
+        assert not editor.node.element.locator("img").count()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "gone",
+        {"record": {"filename": "gone.safetensors", "subfolder": "", "type": "temp"}, "pictures": []},
+        {"record": {"filename": "../../x", "subfolder": "", "type": "temp"}, "pictures": []},
+        {"record": {"filename": "x", "subfolder": "", "type": "input"}, "pictures": []},
+        {"record": {"filename": 3, "subfolder": None, "type": "temp"}, "pictures": [None]},
+        {"record": {"filename": "x", "subfolder": "", "type": "temp"}, "pictures": "many"},
+    ],
+)
+def test_a_run_that_is_not_there_counts_as_none(frontend, run):
+    saved = workflow()
+    for node in saved["nodes"]:
+        if node["type"] == NODE:
+            node["properties"] = {"instdiff_record": run}
+    asked = []
+    frontend.page.on("request", lambda request: asked.append(request.url) if "/view" in request.url else None)
+    frontend.load(saved)
+    editor = Editor(frontend)
+    editor.node.show()
+    assert editor.element.inner_text() == WAITING
+    assert not any("type=input" in url or ".." in url for url in asked)
+    frontend.console.clear()  # the browser itself tells of the file that is gone

@@ -1,0 +1,80 @@
+"""What the editor tells, and to whom: in words, in room for the picture, to screen readers, in another language."""
+
+import re
+
+import pytest
+
+from tests.live.widget.editor import NODE, workflow
+
+
+def test_every_word_says_its_weight_as_a_number_and_one_that_it_is_the_index_word(editor):
+    shown = editor.words.all_inner_texts()
+    said = editor.words.evaluate_all("all => all.map(each => each.ariaLabel)")
+    assert said == editor.words.evaluate_all("all => all.map(each => each.title)")
+    assert sum("index word" in each for each in said) == sum("★" in each for each in shown) == 1
+    for sign, number, meaning in (("+", ": +1", "goes with"), ("−", ": −1", "goes against")):
+        having = [sign in each for each in shown]
+        assert having == [number in each for each in said] == [meaning in each for each in said]
+
+
+def test_the_signs_of_the_words_are_explained_beside_them(editor):
+    explained = editor.element.locator(".instdiff-legend").inner_text()
+    assert all(sign in explained for sign in ("★ index word", "+ goes with", "− against"))
+
+
+def test_what_acts_is_told_in_numbers_too(frontend, editor):
+    editor.picture.hover()
+    frontend.settle()
+    told = editor.element.locator(".instdiff-acting").all_inner_texts()
+    assert told
+    assert all(re.search(r"\d+ %$", each.strip()) for each in told)
+
+
+def test_the_threshold_that_is_the_settings_says_so_above_and_below(editor):
+    shown = editor.element.locator(".instdiff-value").first
+    label = "node.widgets.find(each => each.name === 'threshold').label"
+    assert shown.inner_text() == editor.threshold.get_attribute("aria-valuetext") == "0.50 (settings)"
+    assert editor.node.evaluate(label) == "threshold (0: settings)"
+    editor.threshold.fill("0.8")
+    editor.frontend.settle()
+    assert shown.inner_text() == "0.80"
+
+
+def test_markup_in_the_prompt_does_nothing(frontend, opened):
+    editor = opened("<img src=x onerror=alert(1)> a <b>red</b> car")
+    assert not editor.element.locator("img, b").count()
+    assert "car" in editor.element.locator(".instdiff-word").all_inner_texts()
+
+
+def test_a_hundred_words_leave_the_picture_its_room(frontend, opened):
+    editor = opened(" ".join(f"word{number}" for number in range(99)) + " " + "long" * 30)
+    assert editor.words.count() >= 75
+    toolbar = editor.element.get_by_role("toolbar")
+    assert toolbar.bounding_box()["height"] < 100
+    assert editor.picture.bounding_box()["height"] > 120
+    editor.words.first.focus()
+    editor.press("End")
+    toolbar_box, last = toolbar.bounding_box(), editor.words.last.bounding_box()
+    assert toolbar_box["y"] <= last["y"] <= toolbar_box["y"] + toolbar_box["height"]
+    assert last["width"] <= toolbar_box["width"]
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_the_editor_has_no_accessibility_faults(frontend, editor, theme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    frontend.theme(theme)
+    editor.word("car").click()
+    editor.picture.focus()
+    editor.press("ArrowRight")
+    found = Axe().run(frontend.page, context=".instdiff-editor")
+    frontend.theme("dark")
+    assert not found.response["violations"], found.generate_report()
+
+
+def test_the_editor_speaks_the_language_of_the_page(frontend):
+    frontend.language("zh")
+    frontend.load(workflow())
+    frontend.node(NODE).show()
+    assert frontend.page.get_by_text("运行工作流后，遮罩会显示在这里。").is_visible()
+    frontend.language("en")
