@@ -102,7 +102,8 @@ class AttentionRecord:
     `maps` ``[steps, batch, 2 + words, h, w]``, `propagated` ``[steps, batch, 3 + words, h, w]`` and
     `image_latent` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
     model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`), and `scale`
-    the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool is that of `Evidence`.
+    the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool is that of `Evidence`. `remark` is a
+    sentence on the sampling, for the report.
     """
 
     maps: Tensor
@@ -112,6 +113,7 @@ class AttentionRecord:
     sigmas: tuple[float, ...]
     scale: int
     noise_mask: Tensor | None = None
+    remark: str = ""
 
     @property
     def latent_size(self) -> tuple[int, int]:

@@ -160,7 +160,7 @@ def _shape(tensors: dict[str, Tensor], name: str, axes: int) -> list[int]:
 
 def _settings(values: Any) -> MaskSettings:
     """Raises ``ValueError`` for what no `MaskSettings` would hold."""
-    kinds = {"method": str, "target": list, "share": bool, "blur": int}
+    kinds = {"method": str, "region": str, "target": list, "share": bool, "blur": int}
     try:
         for name, value in values.items():
             kind = kinds.get(name, (int, float))

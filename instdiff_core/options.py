@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 Method = Literal["attention", "change"]
+RegionSampling = Literal["off", "auto"]
 
 CENTRED_THRESHOLD = 0.5
 """The threshold of the method "change": `maps.centre_threshold` puts Otsu's threshold there."""
@@ -32,7 +33,8 @@ class MaskSettings:
     least, and at most, this similar to the index word's count for it and against it. "attention" adds
     the former to the mask and takes the latter away; "change" only reports them. `min_area` (0 to 1):
     pieces of the mask at image size that are smaller than this part of its largest piece are removed,
-    and holes as small are filled.
+    and holes as small are filled. `region`: "auto" computes only the surroundings of the mask from when it
+    has settled (`settling`), in ComfyUI and with U-Nets; "off" always the whole picture.
 
     Raises ``ValueError`` for a value of another type or out of range.
     """
@@ -45,10 +47,13 @@ class MaskSettings:
     positive: float = 0.9
     negative: float = 0.6
     min_area: float = 0.0
+    region: RegionSampling = "off"
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {self.method!r}")
+        if self.region not in get_args(RegionSampling):
+            raise ValueError(f"region must be one of {', '.join(get_args(RegionSampling))}, not {self.region!r}")
         if not isinstance(self.target, tuple) or not all(isinstance(word, str) for word in self.target):
             raise ValueError(f"target must be a tuple of words, not {self.target!r}")
         check_range("threshold", self.threshold, 0, 1)

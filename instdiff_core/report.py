@@ -53,13 +53,14 @@ def describe_mask(
 ) -> str:
     """The facts of every picture of a batch, with a remedy where the mask is empty, full or unsure.
 
+    Last comes the record's remark.
+
     The mask was made from `record` with `settings`: what these do already is no remedy for one that is unsure.
     """
     remedy = _remedy(record.sigmas[0], settings)
     pictures = range(len(mask.binary))
-    return "\n".join(
-        _line(collect_facts(mask, record.words, convergence, picture), picture, remedy) for picture in pictures
-    )
+    lines = [_line(collect_facts(mask, record.words, convergence, picture), picture, remedy) for picture in pictures]
+    return "\n".join([*lines, record.remark] if record.remark else lines)
 
 
 def _remedy(noise_level: float, settings: MaskSettings) -> str:

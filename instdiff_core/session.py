@@ -28,6 +28,10 @@ class MaskSession:
         self.words = words
         self.mask: Tensor | None = None
         """``[B, H, W]`` bool in latent pixels, of the last step; None before the first."""
+        self.confidence: Tensor | None = None
+        """``[B]``, of `InstantMask`; None for a mask that the session did not find."""
+        self.observed_steps = 0
+        """How many steps saw the edit prompt."""
         self._settings, self._noise_mask = settings, noise_mask
         self._recorder = Recorder(grid, noise_mask)
 
@@ -56,6 +60,7 @@ class MaskSession:
     def step(self, level: NoiseLevel, predictions: Predictions) -> Tensor | None:
         """End a step, and give its mask: the last one, where no layer saw the edit prompt in it."""
         if self._recorder.close_step(level, predictions):
+            self.observed_steps += 1
             self._find_mask()
         return self.mask
 
@@ -74,4 +79,6 @@ class MaskSession:
 
     def mask_from(self, evidence: Evidence, settings: MaskSettings) -> Tensor:
         """The mask ``[B, H, W]`` bool of a step. Other methods derive from this class and replace this."""
-        return refine(evidence, self.words, settings).binary
+        mask = refine(evidence, self.words, settings)
+        self.confidence = mask.confidence
+        return mask.binary

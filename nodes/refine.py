@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.latest import io, ui
 
-from ..instdiff_core.options import PRESETS
+from ..instdiff_core.options import PRESETS, RegionSampling
 from ..instdiff_core.refine import refine_record, trace_convergence
 from ..instdiff_core.report import describe_mask
 from . import host
@@ -91,6 +91,16 @@ class MaskSettingsNode(io.ComfyNode):
                     step=0.01,
                     tooltip="Takes specks out of the mask and fills its holes: pieces smaller than this part of "
                     "the largest one. 0 leaves all. The soft mask keeps them.",
+                    **ADVANCED,
+                ),
+                io.Combo.Input(
+                    "region",
+                    optional=True,
+                    options=list(get_args(RegionSampling)),
+                    default=DEFAULT.region,
+                    tooltip="auto: once the mask has settled it stays as it is, and only its surroundings are "
+                    "computed, which is faster. Where that is not possible the report says why. off: the whole "
+                    "picture in every step.",
                     **ADVANCED,
                 ),
             ],

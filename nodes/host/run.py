@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from .levels import find_noise_level
 from .pictures import drop_time, keep_picture
 from .preview import outline_previews
 from .readers import Reader
+from .region import RegionSampling
 from .text import PROMPT, EditPrompt
 
 EMPTY = "instdiff_empty"
@@ -40,16 +42,17 @@ class InstantMaskRun:
 
     A `named` prompt is that of every positive conditioning, else only of those that carry it.
     `image_latent` ``[B, C, H, W]`` is the latent of the picture. `noisy` says that the sampling adds noise
-    to its latent, rather than going on with one that is noisy already.
+    to its latent, rather than going on with one that is noisy already. `region` computes a part of the
+    picture only; None: every step computes the whole.
     """
 
     _model_latent: Tensor
 
     def __init__(
         self, guider: Any, prompt: EditPrompt, named: bool, reader: Reader, session: MaskSession, image_latent: Tensor,
-        noisy: bool,
+        noisy: bool, region: RegionSampling | None = None,
     ) -> None:  # fmt: skip
-        self.session, self.image_latent = session, image_latent
+        self.session, self.image_latent, self._region = session, image_latent, region
         self._guider, self._prompt, self._named = guider, prompt, named
         self._reader, self._noisy = reader, noisy
         self._matrices: dict[tuple[int, torch.device], Tensor] = {}
@@ -77,6 +80,8 @@ class InstantMaskRun:
     def install(self) -> None:
         """Put the hooks into the options of the guider, which are this sampling's own."""
         options, conds = self._guider.model_options, self._guider.conds
+        if self._region is not None:
+            self._region.install(options)
         for kind, wrapper in (
             (WrappersMP.SAMPLER_SAMPLE, self._sampler_sample),
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
@@ -93,7 +98,8 @@ class InstantMaskRun:
     def record(self) -> AttentionRecord:
         """What the attention said. Raises ``ValueError`` when no step saw the edit prompt."""
         latent_format = self._guider.model_patcher.get_model_object("latent_format")
-        return self.session.record(getattr(latent_format, "spacial_downscale_ratio", 8))
+        record = self.session.record(getattr(latent_format, "spacial_downscale_ratio", 8))
+        return record if self._region is None else replace(record, remark=self._region.remark())
 
     def edit_entries(self, count: int, latent_size: tuple[int, ...], options: dict[str, Any]) -> Iterator[slice]:
         """Which of the `count` entries of a model call's batch hold the edit prompt on the whole picture.
@@ -190,6 +196,8 @@ class InstantMaskRun:
         finally:
             self._awaiting_call = False
         mask = self._close_step(level, denoised)
+        if self._region is not None:
+            self._region.close_step(self.session)
         return denoised if mask is None else keep_picture(mask, denoised, self._model_latent.to(denoised))
 
     def _close_step(self, level: NoiseLevel, denoised: Tensor) -> Tensor | None:

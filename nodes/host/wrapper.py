@@ -23,6 +23,7 @@ from ...instdiff_core.session import MaskSession
 from .notices import warn_of_noise, warn_of_size
 from .pictures import Latent, drop_time, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import check_readable, reader_for
+from .region import RegionSampling
 from .run import InstantMaskRun
 from .text import EditPrompt, check_prompt
 
@@ -138,7 +139,10 @@ class InstantMaskWrapper:
         session = MaskSession(prompt.words, self.settings, reader.grid, noise_mask)
         if self.mask is not None:
             session.fix_mask(scale_mask_to_latent(self.mask, latent).to(model.load_device))
-        run = InstantMaskRun(guider, prompt, self.prompt is not None, reader, session, image_latent, noisy)
+        region = None
+        if self.settings is not None and self.settings.region == "auto":
+            region = RegionSampling(reader, guider.model_options, guider.conds)
+        run = InstantMaskRun(guider, prompt, self.prompt is not None, reader, session, image_latent, noisy, region)
         earlier: Sampling | None = getattr(latent, SAMPLING, None)
         if earlier is not None and earlier.noise is not None and not noisy:
             run.go_on(earlier.record, earlier.noise)

@@ -201,6 +201,25 @@ def progress(host: Host) -> Iterator[Callable[[Any], None]]:
     comfy.utils.set_progress_bar_global_hook(None)
 
 
+@pytest.fixture
+def control_net(host: Host) -> Any:
+    """A ControlNet with random weights for the embedded model, on the host's own classes."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.model_management
+    import comfy.ops
+
+    config = dict(host.model.model.model_config.unet_config)
+    del config["out_channels"]
+    config.update(hint_channels=3, operations=comfy.ops.manual_cast, device="cpu", dtype=torch.float32)
+    config.update(num_heads=4, num_head_channels=-1)
+    model = comfy.cldm.cldm.ControlNet(**config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.05, generator=generator)
+    return comfy.controlnet.ControlNet(model, load_device=comfy.model_management.get_torch_device())
+
+
 @pytest.fixture(scope="session")
 def inpainting_model(host: Host) -> Any:
     """A small inpainting model with random weights, on the host's own classes."""

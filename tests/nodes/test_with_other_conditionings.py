@@ -7,24 +7,6 @@ STEPS = 4
 
 
 @pytest.fixture
-def control_net(host):
-    """A ControlNet with random weights for the embedded model, on the host's own classes."""
-    import comfy.cldm.cldm
-    import comfy.controlnet
-    import comfy.model_management
-
-    config = dict(host.model.model.model_config.unet_config)
-    del config["out_channels"]
-    config.update(hint_channels=3, operations=comfy.ops.manual_cast, device="cpu", dtype=torch.float32)
-    config.update(num_heads=4, num_head_channels=-1)
-    model = comfy.cldm.cldm.ControlNet(**config)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data.normal_(0, 0.05, generator=generator)
-    return comfy.controlnet.ControlNet(model, load_device=comfy.model_management.get_torch_device())
-
-
-@pytest.fixture
 def conditionings(host, control_net, make_picture):
     """What the host's own nodes make of an edit prompt, by what a user would call it: positive and negative."""
     left = torch.zeros(1, 128, 128)

@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 
 class Reader(Protocol):
-    """Reads the attention of a model on a grid of cells, ``(height, width)``."""
+    """Reads the attention of a model on a grid of cells, ``(height, width)``.
+
+    `unit` is what begin and end of a part of the latent must be multiples of, for the model to see it as it
+    does in the whole; None: the model sees the whole only.
+    """
 
     grid: tuple[int, int]
+    unit: int | None
 
     def install(self, options: dict[str, Any], run: InstantMaskRun) -> None:
         """Put hooks that report to `run` into the model options of its sampling."""

@@ -41,6 +41,9 @@ BLOCKS = 8
 class JointReader:
     """Reads the words in some blocks, and the self-attention of the picture's cells in the middle one of these."""
 
+    unit: int | None = None
+    """The place of a cell is part of what these models see."""
+
     def __init__(self, network: Any, latent_size: tuple[int, int]) -> None:
         self.network, self.family = network, FAMILIES[type(network).__name__]
         self.cells = count_cells(latent_size, network)

@@ -24,6 +24,7 @@ class UNetReader:
     """Reads the layers whose grid is nearest to 16x16: all cross-attention, and a block's first self-attention."""
 
     def __init__(self, unet: UNetModel, latent_size: tuple[int, int]) -> None:
+        self.unit: int | None = 2 ** sum(isinstance(layer, Downsample) for layer in unet.modules())
         blocks = _blocks_by_downscale(unet)
         downscale = downscale_to_read(latent_size, blocks)
         self._blocks = blocks[downscale]

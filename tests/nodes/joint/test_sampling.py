@@ -265,3 +265,19 @@ def test_too_much_noise_is_told_with_the_denoise_to_set(host, joint_family, deno
 def test_u_nets_are_not_told_of_noise(host, latent, caplog):
     host.capture(latent, denoise=0.9)
     assert "set denoise" not in caplog.text
+
+
+def test_region_sampling_computes_the_whole_picture(host, joint_family):
+    family = joint_family("flux")
+    latent, mask = family.latent(16, 16), torch.zeros(1, 16, 16)
+    mask[:, 4:8, 4:8] = 1
+    off, auto = (
+        host.run(
+            "InstDiffMaskedSampler",
+            **family.inputs(latent_image={"samples": latent}, mask=mask, settings=host.settings(region=region)),
+        )
+        for region in ("off", "auto")
+    )
+    assert torch.equal(auto[0]["samples"], off[0]["samples"])
+    report = host.run("InstDiffRefineMask", attention=auto[2])[2]
+    assert "places what it sees in the whole picture" in report
