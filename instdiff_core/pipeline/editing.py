@@ -100,7 +100,7 @@ def edit_batch(
         schedule, sampling, image_latents, prompts, seeds, sessions, lambda done, _: report_progress(done, total)
     )
     masks = [
-        _first(session.final(picture.shape[:2], settings, torch.tensor(picture).permute(2, 0, 1)[None] / 255))
+        first_mask(session.final(picture.shape[:2], settings, torch.tensor(picture).permute(2, 0, 1)[None] / 255))
         for session, picture in zip(sessions, pictures, strict=True)
     ]
     ended = _now(model.device)
@@ -227,7 +227,7 @@ def _finish(
     return list(paste(before, after, alpha).round().to(torch.uint8).numpy())
 
 
-def _first(mask: InstantMask) -> InstantMask:
+def first_mask(mask: InstantMask) -> InstantMask:
     """The first of a batch of masks, on the CPU."""
     roles = WordRoles(mask.roles.index[:1].cpu(), mask.roles.weights[:1].cpu())
     soft, binary, confidence, fits = (part[:1].cpu() for part in (mask.soft, mask.binary, mask.confidence, mask.fits))

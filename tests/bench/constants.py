@@ -27,8 +27,9 @@ from instdiff_core.options import PRESETS, FinishOptions
 from instdiff_core.pipeline import edit_batch, load_mini
 from instdiff_core.refine import refine_record
 
+from .catalogue import SAMPLING
 from .common import device
-from .masks import BATCH, SAMPLING, Case, own_cases
+from .masks import BATCH, Case, own_cases
 
 GROUPS = ("one object", "two objects", "small object", "at the border", "low contrast", "phrase", "background")
 """Those whose scenes have an exact mask."""
@@ -66,7 +67,7 @@ def sampled(count: int, offset: int) -> list[tuple[Case, AttentionRecord]]:
             [case.scene.picture for case in batch],
             [case.scene.prompt for case in batch],
             seeds=[case.seed for case in batch],
-            sampling=SAMPLING["sampling"],
+            sampling=SAMPLING,
             finishing=FinishOptions(strength=0),
         )
         found += [(case, edit.record) for case, edit in zip(batch, edits, strict=True)]

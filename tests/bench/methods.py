@@ -21,58 +21,67 @@ LEdits++ and DAAM decide at the size of the latent, where the sampling needs the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from instdiff_core.evidence import FIRST_WORD, Evidence
+from instdiff_core.evidence import FIRST_WORD, Evidence, Predictions
 from instdiff_core.maps import rescale_to_unit, resize
-from instdiff_core.options import PRESETS, DiffEditOptions, FinishOptions, MaskSettings
-from instdiff_core.pipeline import EditModel
-from instdiff_core.pipeline.diffedit import find_masks
+from instdiff_core.noise import NoiseLevel
+from instdiff_core.options import PRESETS, MaskSettings
+from instdiff_core.pipeline.editing import NewSession
 from instdiff_core.refine import InstantMask
 from instdiff_core.session import MaskSession
-from instdiff_core.tokens import prompt_words
+from instdiff_core.tokens import PromptWords
 
+from .common import Mask, device
+from .engines import Approach, Batch
 from .scenes import Scene
 
 QUANTILE = 0.75
 DAAM_CUT = 0.4
 
-Method = Callable[[EditModel, Sequence[Scene], Sequence[int], dict[str, Any]], AbstractContextManager[dict[str, Any]]]
-"""Scenes, their seeds and the arguments of `edit_batch` that all methods share, to the method's own arguments."""
+Method = Callable[[Batch], Approach]
 
 
 class _Fixed(MaskSession):
     """A mask of the picture's size that was there before the sampling."""
 
-    def __init__(self, given: NDArray[np.bool_], size: tuple[int, int], device: torch.device, *session: Any) -> None:
+    def __init__(self, mask: Mask, size: tuple[int, int], *session: Any) -> None:
         super().__init__(*session)
-        self.given = torch.tensor(given)[None]
-        share = functional.adaptive_avg_pool2d(self.given.float(), size)
-        self.fix_mask((share > 0.5).to(device))
+        self.whole = torch.tensor(mask)[None]
+        share = functional.adaptive_avg_pool2d(self.whole.float(), size)
+        self.fix_mask((share > 0.5).to(device()))
 
     def final(self, size: tuple[int, int], settings: MaskSettings, picture: Tensor) -> InstantMask:
-        return replace(super().final(size, settings, picture), soft=self.given.float(), binary=self.given)
+        return replace(super().final(size, settings, picture), soft=self.whole.float(), binary=self.whole)
 
 
 class _Decided(MaskSession):
-    """A method of its own: `mask_of` gives the mask of a step from the picture's number and its evidence."""
+    """A method of its own: `decide` gives the mask of a step from its evidence, and how strong the guidance was.
 
-    def __init__(self, mask_of: Callable[[int, Evidence], Tensor], number: int, *session: Any) -> None:
+    The guidance ``[1, h, w]`` is how far apart the predictions with and without prompt are.
+    """
+
+    guidance: Tensor
+
+    def __init__(self, decide: Callable[[Evidence, Tensor], Tensor], *session: Any) -> None:
         super().__init__(*session)
-        self.number, self.mask_of = number, mask_of
+        self.decide = decide
+
+    def step(self, level: NoiseLevel, predictions: Predictions) -> Tensor | None:
+        assert predictions.without_prompt is not None
+        self.guidance = (predictions.with_prompt - predictions.without_prompt).float().abs().sum(1)
+        return super().step(level, predictions)
 
     def mask_from(self, evidence: Evidence, settings: MaskSettings) -> Tensor:
-        return self.mask_of(self.number, evidence)
+        return self.decide(evidence, self.guidance)
 
     def final(self, size: tuple[int, int], settings: MaskSettings, picture: Tensor) -> InstantMask:
         assert self.mask is not None
@@ -80,85 +89,46 @@ class _Decided(MaskSession):
         return replace(super().final(size, settings, picture), soft=binary.float(), binary=binary)
 
 
-def _fixed(model: EditModel, masks: Sequence[NDArray[np.bool_]]) -> Callable[..., MaskSession]:
-    """Makes the sessions of pictures with these masks."""
-    height, width = model.working_size(*masks[0].shape)
-    size = (height // model.scale, width // model.scale)
-    return lambda number, *session: _Fixed(masks[number], size, model.device, *session)
+def _fixed(masks: Sequence[Mask], size: tuple[int, int]) -> NewSession:
+    """Makes the sessions of pictures with these masks, for latents of this size."""
+    return lambda number, *session: _Fixed(masks[number], size, *session)
 
 
-def _preset(name: str) -> Method:
-    @contextmanager
-    def method(model: EditModel, scenes: Sequence[Scene], seeds: Sequence[int], shared: dict[str, Any]) -> Any:
-        yield {"settings": PRESETS[name]}
-
-    return method
+def _decided(batch: Batch, decide: Callable[[list[int], Evidence, Tensor], Tensor]) -> NewSession:
+    """Makes the sessions of pictures whose masks are decided on the numbers of the target's words, too."""
+    numbers = [word_numbers(*each) for each in zip(batch.words(), batch.scenes, strict=True)]
+    return lambda number, *session: _Decided(partial(decide, numbers[number]), *session)
 
 
-@contextmanager
-def _diffedit(
-    model: EditModel, scenes: Sequence[Scene], seeds: Sequence[int], shared: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    masks = find_masks(
-        model,
-        [scene.picture for scene in scenes],
-        [scene.source_prompt for scene in scenes],
-        [scene.prompt for scene in scenes],
-        seeds=seeds,
-        options=DiffEditOptions(strength=shared["sampling"].strength),
-    )
-    yield {"new_session": _fixed(model, masks)}
+def _diffedit(batch: Batch) -> Approach:
+    return Approach(new_session=_fixed(batch.difference_masks(), batch.latent_size))
 
 
-@contextmanager
-def _ledits(
-    model: EditModel, scenes: Sequence[Scene], seeds: Sequence[int], shared: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    words = [word_numbers(model, scene) for scene in scenes]
-    guidance = torch.empty(0)
+def _ledits(batch: Batch) -> Approach:
+    def decide(numbers: list[int], evidence: Evidence, guidance: Tensor) -> Tensor:
+        attended = _strongest(_smoothed(_words_map(evidence, numbers)))
+        enlarged = functional.interpolate(attended[:, None].float(), guidance.shape[-2:])[:, 0] > 0
+        return enlarged & _strongest(guidance)
 
-    def note(module: Any, inputs: Any, output: Any) -> None:
-        nonlocal guidance
-        without, wanted = output[0].float().chunk(2)
-        guidance = (wanted - without).abs().sum(1)
-
-    def mask_of(number: int, evidence: Evidence) -> Tensor:
-        attended = _smoothed(_words_map(evidence, words[number]))
-        size = (evidence.image_latent.shape[-2], evidence.image_latent.shape[-1])
-        attended = functional.interpolate(_strongest(attended)[:, None].float(), size)[:, 0] > 0
-        return attended & _strongest(guidance[number : number + 1])
-
-    hook = model.unet.register_forward_hook(note)
-    try:
-        yield {"new_session": partial(_Decided, mask_of)}
-    finally:
-        hook.remove()
+    return Approach(new_session=_decided(batch, decide))
 
 
-@contextmanager
-def _daam(
-    model: EditModel, scenes: Sequence[Scene], seeds: Sequence[int], shared: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    words = [word_numbers(model, scene) for scene in scenes]
+def _daam(batch: Batch) -> Approach:
+    def decide(numbers: list[int], evidence: Evidence, guidance: Tensor) -> Tensor:
+        size = (guidance.shape[-2], guidance.shape[-1])
+        return rescale_to_unit(resize(_words_map(evidence, numbers), size, "bicubic")) >= DAAM_CUT
 
-    def mask_of(number: int, evidence: Evidence) -> Tensor:
-        size = (evidence.image_latent.shape[-2], evidence.image_latent.shape[-1])
-        return rescale_to_unit(resize(_words_map(evidence, words[number]), size, "bicubic")) >= DAAM_CUT
-
-    yield {"new_session": partial(_Decided, mask_of)}
+    return Approach(new_session=_decided(batch, decide))
 
 
-@contextmanager
-def _sdedit(
-    model: EditModel, scenes: Sequence[Scene], seeds: Sequence[int], shared: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    masks = [np.ones(scene.picture.shape[:2], bool) for scene in scenes]
-    yield {"new_session": _fixed(model, masks), "finishing": FinishOptions(strength=0)}
+def _sdedit(batch: Batch) -> Approach:
+    masks = [np.ones(scene.picture.shape[:2], bool) for scene in batch.scenes]
+    return Approach(new_session=_fixed(masks, batch.latent_size), finishes=False)
 
 
 METHODS: dict[str, Method] = {
-    "default": _preset("default"),
-    "paper": _preset("paper"),
+    "default": lambda batch: Approach(PRESETS["default"]),
+    "paper": lambda batch: Approach(PRESETS["paper"]),
     "DiffEdit": _diffedit,
     "LEdits++": _ledits,
     "DAAM": _daam,
@@ -166,9 +136,9 @@ METHODS: dict[str, Method] = {
 }
 
 
-def word_numbers(model: EditModel, scene: Scene) -> list[int]:
+def word_numbers(words: PromptWords, scene: Scene) -> list[int]:
     """Which words of the edit prompt are the scene's; all where none is."""
-    texts = [text.casefold() for text in prompt_words([model.tokenizer(scene.prompt).input_ids], model.tokenizer).texts]
+    texts = [text.casefold() for text in words.texts]
     return [number for number, text in enumerate(texts) if text in scene.words] or list(range(len(texts)))
 
 

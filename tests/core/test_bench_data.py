@@ -12,6 +12,7 @@ from PIL import Image
 from instdiff_core.mini.scenes import compose
 from instdiff_core.options import FinishOptions, SamplingOptions
 from tests.bench import data, masks
+from tests.bench.catalogue import BenchModel
 from tests.bench.common import spearman
 from tests.bench.methods import METHODS
 
@@ -178,8 +179,8 @@ def test_rank_correlation() -> None:
 
 def test_a_folder_can_be_run(editing_mask: Path) -> None:
     cases = masks.data_cases(editing_mask, [], None, 0, size=128)
-    sampling = {"sampling": SamplingOptions(2), "finishing": FinishOptions(1, strength=0.25)}
-    results = masks.run(None, cases, list(METHODS), sampling)
+    model = BenchModel("shipped", None, SamplingOptions(2), FinishOptions(1, strength=0.25))
+    results = masks.run(model, cases, list(METHODS))
     found = masks.report(results)
     assert found["scenes"] == {"Imagen": 1, "ImageNet": 1}
     overall = {method: each["overall"] for method, each in found["methods"].items()}

@@ -1,0 +1,133 @@
+"""U-Nets in the benchmark: diffusers models, in this package's own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from torch.nn import Module
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from instdiff_core.options import DiffEditOptions, FinishOptions, SamplingOptions
+from instdiff_core.pipeline import Edit, EditModel, Picture, edit_batch, load_mini, load_model
+from instdiff_core.pipeline.diffedit import find_masks
+from instdiff_core.tokens import PromptWords
+
+from .common import Mask, device
+from .engines import Approach
+from .scenes import Scene
+
+PARTS: dict[str, Any] = {
+    "unet": UNet2DConditionModel,
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+    "scheduler": DDIMScheduler,
+}
+"""diffusers' folders of a model of the benchmark beside its autoencoder, and what reads them."""
+
+
+def load_unet(path: Path | None) -> EditModel:
+    """A model with U-Net and VAE in bfloat16, which halves the time.
+
+    None: the embedded one. A folder without model_index.json, or a part of one, has those parts that differ from
+    the embedded model's; whatever else there is at `path` is read by `load_model`.
+    """
+    if path is None:
+        model = load_mini(device())
+    elif (path / "unet").is_dir() and not (path / "model_index.json").is_file():
+        model = _load_parts(path)
+    else:
+        model = load_model(path, device())
+    # on a processor, pictures pass the VAE fastest one by one
+    model.vae.enable_slicing()
+    unet, vae = (part.to(torch.bfloat16).to(memory_format=torch.channels_last) for part in (model.unet, model.vae))
+    return replace(model, unet=unet, vae=vae)
+
+
+def _load_parts(folder: Path) -> EditModel:
+    """The embedded model with the parts that are in the folder in place of its own, float32."""
+    parts = {name: _read(kind, folder / name) for name, kind in PARTS.items() if (folder / name).is_dir()}
+    if (folder / "vae").is_dir():
+        tiny = '"AutoencoderTiny"' in (folder / "vae" / "config.json").read_text(encoding="utf-8")
+        parts["vae"] = _read(AutoencoderTiny if tiny else AutoencoderKL, folder / "vae")
+    return replace(load_mini(device()), **parts)
+
+
+def _read(kind: Any, folder: Path) -> Any:
+    part = kind.from_pretrained(folder, local_files_only=True)
+    return part.eval().float().to(device()) if isinstance(part, Module) else part
+
+
+class UNetEngine:
+    """An `engines.Engine` of a diffusers model."""
+
+    def __init__(self, path: Path | None, sampling: SamplingOptions, finishing: FinishOptions) -> None:
+        self.model = load_unet(path)
+        self.sampling, self.finishing = sampling, finishing
+
+    @property
+    def network(self) -> Module:
+        network: Module = self.model.unet
+        return network
+
+    @torch.no_grad()
+    def prepare(self, scenes: Sequence[Scene], seeds: Sequence[int]) -> UNetBatch:
+        latents = self.model.encode([scene.picture for scene in scenes])
+        model = _EncodedModel(**vars(self.model), latents=latents)
+        return UNetBatch(model, scenes, seeds, self.sampling, self.finishing)
+
+
+@dataclass(frozen=True)
+class _EncodedModel(EditModel):
+    """A model that has the latents of its pictures already: they are the same for all methods."""
+
+    latents: torch.Tensor
+
+    def encode(self, pictures: Sequence[Picture]) -> torch.Tensor:
+        assert len(pictures) == len(self.latents)
+        return self.latents
+
+
+@dataclass
+class UNetBatch:
+    """An `engines.Batch`, edited side by side."""
+
+    model: EditModel
+    scenes: Sequence[Scene]
+    seeds: Sequence[int]
+    sampling: SamplingOptions
+    finishing: FinishOptions
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        height, width = self.model.working_size(*self.scenes[0].picture.shape[:2])
+        return height // self.model.scale, width // self.model.scale
+
+    def words(self) -> list[PromptWords]:
+        return [self.model.words(scene.prompt) for scene in self.scenes]
+
+    def edit(self, approach: Approach) -> list[Edit]:
+        return edit_batch(
+            self.model,
+            [scene.picture for scene in self.scenes],
+            [scene.prompt for scene in self.scenes],
+            seeds=self.seeds,
+            settings=approach.settings,
+            sampling=self.sampling,
+            finishing=self.finishing if approach.finishes else replace(self.finishing, strength=0),
+            new_session=approach.new_session,
+        )
+
+    def difference_masks(self) -> list[Mask]:
+        return find_masks(
+            self.model,
+            [scene.picture for scene in self.scenes],
+            [scene.source_prompt for scene in self.scenes],
+            [scene.prompt for scene in self.scenes],
+            seeds=self.seeds,
+            options=DiffEditOptions(strength=self.sampling.strength),
+        )
