@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import read_details, read_picture, save_picture
+from .files import read_picture, save_edit
 from .guard import guard_edit
 from .metrics import iou
 from .mini.scenes import compose, with_article
@@ -95,7 +95,7 @@ def edit(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     binary = result.mask.binary[0].numpy()
-    save_picture(result.picture, options.out, alpha)
+    save_edit(result.picture, options.out, options.picture, alpha)
     if options.mask:
         Image.fromarray(_grey(binary)).save(options.mask)
     print(json.dumps(result.facts) if options.json else describe_mask(result.mask, result.record, settings))
@@ -112,7 +112,7 @@ def guard(options: argparse.Namespace) -> None:
     mask = read_picture(options.mask)[0].max(-1) if options.mask else None
     result = guard_edit(_values(original), _values(edited), None if mask is None else _values(mask), settings)
     picture = (result.picture * 255).round().byte().numpy()
-    save_picture(picture, options.out, alpha, quality=95, subsampling=0, **read_details(options.original))
+    save_edit(picture, options.out, options.original, alpha)
     print(json.dumps(result.report.facts()) if options.json else result.report.describe())
 
 
@@ -128,7 +128,7 @@ def _parser() -> Parser:
     command = commands.add_parser("edit", help="edit a picture")
     command.add_argument("picture", type=Path, help="the picture to edit")
     command.add_argument("prompt", help="what the picture should show, for example 'a dog'")
-    command.add_argument("--out", type=Path, required=True, help="where the edited picture goes")
+    command.add_argument("--out", type=Path, required=True, help="where the edited picture goes: a .png, .jpg or .webp")
     command.add_argument("--mask", type=Path, help="where the mask goes; default: nowhere")
     command.add_argument("--model", type=Path, help="diffusers folder or .safetensors; default: the embedded model")
     command.add_argument("--preset", choices=sorted(PRESETS), default="default", help="mask settings")
@@ -178,7 +178,7 @@ def _check_output(path: Path) -> None:
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(f"no picture can be written to {path}: {path.parent} is no folder, or {path} is one")
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"no picture can be written to {path}: use a name that ends in .png")
+        raise ValueError(f"no picture can be written to {path}: use a name that ends in .png, .jpg or .webp")
 
 
 def _device() -> torch.device:

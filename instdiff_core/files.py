@@ -12,6 +12,12 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 WHITES = (1, 255, 2**16 - 1, 2**32 - 1)
 """What may be white in pictures that do not say it: the smallest that the brightest value does not exceed."""
 
+OF_THE_FILE = (
+    *range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, 320, *range(322, 326), 330, 338, 339, 347,
+    512, 513, 514, *range(529, 533), 700, 34675, 37724,
+)  # fmt: skip
+"""The tags of TIFF, whose list is EXIF's too, that say how a file's pixels are stored."""
+
 Bytes = NDArray[np.uint8]
 
 
@@ -37,14 +43,23 @@ def read_picture(path: Path) -> tuple[Bytes, Bytes | None]:
 def read_details(path: Path) -> dict[str, bytes]:
     """What a picture's file says beside it, for `save_picture`: EXIF, and the ICC profile of RGB colours.
 
-    Without the orientation, as `read_picture` turns the picture upright.
+    Without the orientation, as `read_picture` turns the picture upright, and without what is about the file itself.
     """
     with Image.open(path) as image:
         exif = image.getexif()
-        exif.pop(ExifTags.Base.Orientation, None)
+        for tag in (ExifTags.Base.Orientation, *OF_THE_FILE):
+            exif.pop(tag, None)
         profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
     details = {"exif": exif.tobytes() if len(exif) else None, "icc_profile": profile}
     return {name: value for name, value in details.items() if value}
+
+
+def save_edit(picture: Bytes, path: Path, source: Path, alpha: Bytes | None = None) -> None:
+    """`save_picture` for an edit of the picture in the file `source`, with what that file says beside it.
+
+    In formats with losses as well as is usual for photos: quality 95, and colours as fine as brightness.
+    """
+    save_picture(picture, path, alpha, quality=95, subsampling="4:4:4", exact=True, **read_details(source))
 
 
 def save_picture(picture: Bytes, path: Path, alpha: Bytes | None = None, **details: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, ImageFilter
 
 import instdiff_core
 from instdiff_core import __main__ as command_line
@@ -93,6 +93,36 @@ def test_a_deep_transparent_or_grey_picture_is_edited_like_its_plain_colours(fol
     )
     assert np.array_equal(deep_dog, grey_dog)
     assert np.array_equal(transparent_dog, np.dstack([grey_dog, alpha]))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_an_edited_photo_keeps_its_size_and_what_its_file_says(folder: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make], exif[ExifTags.Base.Orientation] = "A camera", 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with Image.open("cat.png") as image:
+        before = np.asarray(image)
+        alpha = Image.new("L", image.size, 200)
+        image.putalpha(alpha)
+        image.rotate(90, expand=True).save("photo.webp", lossless=True, exact=True, exif=exif, icc_profile=profile)
+    out = f"dog.{suffix}"
+    command_line.main(["edit", "photo.webp", "a dog", "--out", out, "--mask", "mask.png", "--steps", "2"])
+    with Image.open(out) as picture:
+        assert picture.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[suffix]
+        assert picture.size == before.shape[1::-1]
+        assert dict(picture.getexif()) == {ExifTags.Base.Make: "A camera"}
+        assert picture.info["icc_profile"] == profile
+        if suffix == "jpg":
+            assert picture.mode == "RGB"
+        else:
+            assert np.asarray(picture)[..., 3].min() == np.asarray(picture)[..., 3].max() == 200
+        after = np.asarray(picture.convert("RGB"))
+    different = np.abs(after.astype(int) - before).max(-1)
+    if suffix == "png":
+        with Image.open("mask.png") as mask:
+            far = np.asarray(mask.filter(ImageFilter.MaxFilter(63))) == 0
+        assert not different[far].any()
+    assert np.median(different) < 8
 
 
 def test_the_demo_writes_one_sheet_and_prints_the_mask_iou(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from instdiff_core.files import read_picture, save_picture
+from instdiff_core.files import read_picture, save_edit, save_picture
 
 RAMP = np.linspace(0, 255, 64).round().astype(np.uint8)[None].repeat(8, 0)
 COLOURS = np.dstack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 100)])
@@ -113,6 +113,20 @@ def test_where_it_does_not_the_colours_are_saved(tmp_path):
     colours, alpha = read_picture(tmp_path / "out.jpg")
     assert alpha is None
     assert np.abs(colours.astype(int) - COLOURS).mean() < 6
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "webp"])
+def test_what_a_tiff_says_of_its_own_pixels_is_not_said_of_the_edit(tmp_path, suffix):
+    source = tmp_path / "scan.tif"
+    tags = {270: "A description", 271: "A scanner", 700: b"<x:xmpmeta/>"}
+    Image.fromarray(COLOURS).convert("CMYK").save(source, compression="tiff_adobe_deflate", tiffinfo=tags)
+    save_edit(COLOURS, tmp_path / f"out.{suffix}", source)
+    with Image.open(tmp_path / f"out.{suffix}") as image:
+        said = image.getexif()
+        assert (said[270], said[271]) == ("A description", "A scanner")
+        if suffix != "tif":
+            assert set(said) == {270, 271}
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - COLOURS).mean() < 4
 
 
 def test_a_picture_of_nan_is_refused(tmp_path):
