@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..instdiff_core.diffedit import threshold_difference
 from ..instdiff_core.options import DIFFEDIT, DiffEditOptions
 from . import host
-from .checks import check_inputs
+from .checks import check_inputs, find_tensor_problem
 from .types import CATEGORY, search_aliases
 
 
@@ -100,6 +100,8 @@ class DiffEditMask(io.ComfyNode):
     ) -> io.NodeOutput:
         options = DiffEditOptions(draws, denoise, ratio, threshold)
         difference, size = host.measure_difference(model, source, target, latent_image, options, seed)
+        if problem := find_tensor_problem("LATENT", difference):
+            raise ValueError(f"what the model predicts {problem}")
         soft, binary = threshold_difference(difference, size, options)
         mask = host.to_intermediate(binary.float())
         return io.NodeOutput(mask, host.to_intermediate(soft), ui=ui.PreviewMask(mask, cls=cls))

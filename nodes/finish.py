@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..instdiff_core.blend import feather_mask, paste
 from ..instdiff_core.options import FINISH
 from . import host
-from .checks import check_inputs
+from .checks import check_inputs, find_tensor_problem
 from .types import CATEGORY, sampling_inputs, search_aliases
 
 
@@ -95,4 +95,6 @@ class InpaintFinish(io.ComfyNode):
         positive, negative, latent = host.encode_for_inpainting(model, vae, image, area, samples, positive, negative)
         host.check_channels(model, host.get_samples(latent))
         painted = host.decode(vae, host.sample(model, latent, positive, negative, **widgets), image)
+        if problem := find_tensor_problem("IMAGE", painted):
+            raise ValueError(f"what was painted {problem}")
         return io.NodeOutput(paste(image, painted, alpha), painted_area)

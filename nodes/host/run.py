@@ -62,6 +62,7 @@ class InstantMaskRun:
         self._without_prompt = EMPTY
         self._extra_steps = 0
         self._predictions: tuple[Tensor, Tensor | None] | None = None
+        self._finite: Tensor | bool = True
 
     @property
     def noise(self) -> Tensor:
@@ -96,7 +97,12 @@ class InstantMaskRun:
             conds[EMPTY] = [self._empty_conditioning()]
 
     def record(self) -> AttentionRecord:
-        """What the attention said. Raises ``ValueError`` when no step saw the edit prompt."""
+        """What the attention said. Raises ``ValueError`` for predictions of NaN, and where no step saw the prompt."""
+        if not self._finite:
+            raise ValueError(
+                "the model's predictions hold NaN or infinite values, and no mask can be found: start ComfyUI with "
+                "--force-upcast-attention, --bf16-unet or --fp32-unet, or lower cfg"
+            )
         latent_format = self._guider.model_patcher.get_model_object("latent_format")
         record = self.session.record(getattr(latent_format, "spacial_downscale_ratio", 8))
         return record if self._region is None else replace(record, remark=self._region.remark())
@@ -162,9 +168,10 @@ class InstantMaskRun:
         if windows is not None and windows.should_use_context(
             self._guider.inner_model, [self._guider.conds["positive"]], latent, sigmas[0], self._guider.model_options
         ):
+            whole = latent.shape[getattr(windows, "dim", 0)]
             raise ValueError(
-                "context windows cut the batch, and no step sees all of it: leave the Context Windows node out, or "
-                f"set its context_length to the number of pictures, {len(latent)}"
+                "context windows show the model a part at a time, and no step sees the whole: leave the Context "
+                f"Windows node out, or set its context_length to at least {whole}"
             )
 
     def _edit_conditionings(self) -> list[dict[str, Any]]:
@@ -195,6 +202,7 @@ class InstantMaskRun:
             raise
         finally:
             self._awaiting_call = False
+        self._finite = torch.isfinite(denoised).all() & self._finite
         mask = self._close_step(level, denoised)
         if self._region is not None:
             self._region.close_step(self.session)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...instdiff_core.evidence import AttentionRecord
 from ...instdiff_core.options import MaskSettings
 from ...instdiff_core.session import MaskSession
+from ..checks import find_tensor_problem
 from .notices import warn_of_noise, warn_of_size
 from .pictures import Latent, drop_time, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import check_readable, reader_for
@@ -123,6 +124,8 @@ class InstantMaskWrapper:
         """The run of a sampling, with its hooks installed. Raises ``ValueError`` for one that cannot have a mask."""
         model = guider.model_patcher
         get_samples({"samples": latent})
+        if problem := find_tensor_problem("LATENT", latent):
+            raise ValueError(f"the latent that is sampled {problem}")
         # the compiled code does not look at the hooks again, neither when they come nor when they go
         if model.get_wrappers(WrappersMP.APPLY_MODEL, "torch.compile"):
             raise ValueError("the model is compiled, and its attention cannot be read: leave TorchCompileModel out")

@@ -28,26 +28,31 @@ def test_deep_shrink_changes_the_grid_from_step_to_step(host, block, order):
     assert (sampled["samples"] == latent).all(1).any()
 
 
-def test_context_windows_over_a_batch_are_refused_before_sampling(host, make_latent):
+def windowed(host, model, length, dim):
+    """The host's Context Windows over a dimension of the latent."""
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
     known = {each.id: getattr(each, "default", None) for each in ContextWindowsManualNode.define_schema().inputs}
-    windows = known | {"model": host.model, "context_overlap": 1, "dim": 0, "fuse_method": "pyramid"}
-    windows["context_schedule"] = "standard_static"
+    windows = {"model": model, "context_length": length, "context_overlap": 1, "dim": dim, "fuse_method": "pyramid"}
+    return host.extra("ContextWindowsManualNode", **known | windows | {"context_schedule": "standard_static"})
+
+
+@pytest.mark.parametrize(("dim", "whole"), [(0, 4), (2, 16), (3, 24)], ids=["batch", "height", "width"])
+def test_context_windows_are_refused_before_sampling_and_whole_ones_change_nothing(host, make_latent, dim, whole):
+    """Over a batch, and over the height and the width of a picture."""
+    latent = make_latent(4 if dim == 0 else 1, 16, 24)
     steps = []
 
     def counting(apply_model, args):
         steps.append(1)
         return apply_model(args["input"], args["timestep"], **args["c"])
 
-    short = host.extra("ContextWindowsManualNode", **windows | {"context_length": 2})
+    short = windowed(host, host.model, whole // 2, dim)
     short.set_model_unet_function_wrapper(counting)
-    with pytest.raises(ValueError, match=r"leave the Context Windows node out, or set its context_length to .* 4"):
-        host.edit(make_latent(4, 16, 16), model=short)
+    with pytest.raises(ValueError, match=f"leave the Context Windows node out, or set its .* to at least {whole}"):
+        host.edit(latent, model=short)
     assert not steps
-    long = host.extra("ContextWindowsManualNode", **windows | {"context_length": 4})
-    latent = make_latent(4, 16, 16)
-    assert torch.equal(host.edit(latent, model=long)[0], host.edit(latent)[0])
+    assert torch.equal(host.edit(latent, model=windowed(host, host.model, whole, dim))[0], host.edit(latent)[0])
 
 
 def test_a_sampler_that_enlarges_the_latent_is_refused_with_the_remedy(host, latent):

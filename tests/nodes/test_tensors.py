@@ -1,5 +1,6 @@
 """Masks, pictures and latents as other packs give them: in any shape and type, and broken."""
 
+import copy
 import re
 
 import pytest
@@ -161,3 +162,63 @@ def broken(host, latent, make_picture):
 def test_nan_is_said_with_the_input_that_holds_it_and_the_hosts_remedy(broken, name):
     with pytest.raises(ValueError, match=re.escape(name.strip()) + " " + FP32):
         broken[name]()
+
+
+def test_every_node_refuses_what_is_broken_in_each_of_its_pictures_masks_and_latents(host):
+    broken = {
+        "IMAGE": (torch.full((1, 8, 8, 3), torch.nan), FP32),
+        "MASK": (torch.full((1, 8, 8), 255.0), "has values from 255 to 255, and a mask goes from 0 to 1"),
+        "LATENT": ({"samples": torch.full((1, 4, 8, 8), torch.nan)}, FP32),
+    }
+    for node in host.classes.values():
+        for name, kind in ((each.id, each.get_io_type()) for each in node.define_schema().inputs):
+            if kind in broken:
+                value, message = broken[kind]
+                with pytest.raises(ValueError, match=f"^{name} {message}"):
+                    node.execute(**{name: value})
+
+
+@pytest.fixture
+def broken_model(host):
+    """The embedded model, as one that overflows in half precision."""
+    model = host.model.clone()
+    model.set_model_unet_function_wrapper(lambda apply, a: apply(a["input"], a["timestep"], **a["c"]) * torch.nan)
+    return model
+
+
+@pytest.fixture
+def broken_vae(host):
+    """The embedded VAE, as one that overflows in half precision."""
+    vae = copy.copy(host.vae)
+    vae.first_stage_model = copy.deepcopy(host.vae.first_stage_model)
+    for weight in vae.first_stage_model.parameters():
+        weight.data = weight.data * torch.nan
+    return vae
+
+
+@pytest.mark.parametrize("sampler", ["edit", "capture"])
+def test_a_model_that_predicts_nan_is_not_told_of_as_an_empty_mask(host, latent, broken_model, sampler):
+    with pytest.raises(ValueError, match=r"predictions hold NaN or infinite values.*--bf16-unet or --fp32-unet"):
+        getattr(host, sampler)(latent, model=broken_model, cfg=1.0)
+
+
+def test_a_difference_of_nan_is_not_given_as_an_empty_mask(host, latent, broken_model):
+    prompts = {"source": host.other_prompt("a cat"), "target": host.other_prompt("a frog")}
+    with pytest.raises(ValueError, match=r"what the model predicts holds NaN.*--fp32-unet"):
+        host.run("InstDiffDiffEditMask", model=broken_model, latent_image={"samples": latent}, draws=1, **prompts)
+
+
+def test_a_latent_of_nan_that_goes_to_the_sampler_alone_is_refused(host, latent):
+    model, passed, _ = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})
+    with pytest.raises(ValueError, match="the latent that is sampled " + FP32):
+        host.k_sampler(latent * torch.nan, model=model)
+    assert host.k_sampler(latent, model=model, latent_image=passed).isfinite().all()
+
+
+@pytest.mark.parametrize("part", ["vae", "model"])
+def test_a_finish_that_would_be_black_says_what_failed(host, make_picture, broken_vae, broken_model, part):
+    inputs = host.sampling(None, steps=1) | {"vae": host.vae, "image": make_picture(1, 64, 64)}
+    inputs |= {"mask": torch.ones(1, 64, 64), part: {"vae": broken_vae, "model": broken_model}[part]}
+    del inputs["latent_image"]
+    with pytest.raises(ValueError, match="what was painted " + FP32):
+        host.run("InstDiffInpaintFinish", **inputs)
