@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from .refine import find_nearest_word, find_words
 from .refinery import Refinery
+from .tokens import find_nearest_word, find_words
 
 LEVELS = [level / 200 for level in range(1, 201)]
 """Grey levels of a soft mask on its way: among them are all thresholds that the editor's slider has."""
@@ -32,7 +32,7 @@ def answer_question(refinery: Refinery, words: tuple[str, ...], steps: int, numb
         raise IndexError(f"there is no picture {number}: the record has {batch}, from 0 on")
     steps = min(steps or last, last)
     names = words or settings.target
-    numbers = {name: find_words(record.words, name) for name in (*names, *settings.target)}
+    numbers = {name: find_words(record.words, name) for name in (*record.words.texts, *names, *settings.target)}
     unknown = next((name for name in names if not numbers[name]), None)
     mask = refinery.refine(tuple(name for name in names if numbers[name]), steps, number)
     levels = sorted({*LEVELS, settings.threshold} - {0})
@@ -45,8 +45,7 @@ def answer_question(refinery: Refinery, words: tuple[str, ...], steps: int, numb
         tensors["noise_mask"] = noise_mask.byte()
     answer = {
         "words": record.words.texts,
-        "same": [find_words(record.words, text)[0] for text in record.words.texts],
-        "numbers": {name: same[0] if same else None for name, same in numbers.items()},
+        "numbers": numbers,
         "nearest": None if unknown is None else find_nearest_word(record.words, unknown),
         "target": settings.target,
         "threshold": settings.threshold,

@@ -8,7 +8,6 @@ and never wait for it; only cleaning a finished mask does.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,7 @@ from .evidence import CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED, FIRST_WORD
 from .maps import TINY, blur, centre_threshold, follow_edges, measure_separation, rescale_to_unit, resize
 from .metrics import iou
 from .options import MaskSettings
-from .tokens import PromptWords
+from .tokens import PromptWords, find_nearest_word, find_words
 
 FITS, CONTRADICTS = 0.9, 1.2
 """Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
@@ -77,7 +76,7 @@ class InstantMask:
 
 
 def find_target_words(words: PromptWords, target: tuple[str, ...]) -> list[int]:
-    """The numbers of the words that `target` names, case ignored.
+    """The numbers of the words that `target` names (`find_words`).
 
     Raises ``ValueError`` for a prompt without words, and for a target that is not in it.
     """
@@ -100,18 +99,6 @@ def check_method(words: PromptWords, settings: MaskSettings) -> None:
             "the published method (preset 'paper') begins at the start token, and this model's text encoder has none: "
             "take the preset 'default', or name the words that make the mask"
         )
-
-
-def find_words(words: PromptWords, name: str) -> list[int]:
-    """The numbers of the words that are `name`, case ignored; empty where the prompt has no such word."""
-    return [number for number, text in enumerate(words.texts) if text.casefold() == name.casefold()]
-
-
-def find_nearest_word(words: PromptWords, name: str) -> str | None:
-    """The word that is most like `name`, case ignored; None where none is near."""
-    folded = {text.casefold(): text for text in reversed(words.texts)}
-    near = difflib.get_close_matches(name.casefold(), folded, 1)
-    return folded[near[0]] if near else None
 
 
 def _those_of(words: PromptWords, name: str) -> str:

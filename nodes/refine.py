@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from ..instdiff_core.options import PRESETS, RegionSampling
 from ..instdiff_core.refine import refine_record, trace_convergence
 from ..instdiff_core.report import describe_mask
+from ..instdiff_core.tokens import split_names
 from . import host
 from .checks import check_inputs, find_text_problem
 from .types import ADVANCED, CATEGORY, Settings, attention_input, sampled_input, search_aliases
@@ -46,7 +47,7 @@ class MaskSettingsNode(io.ComfyNode):
                 io.String.Input(
                     "words",
                     default="",
-                    tooltip="Words of the edit prompt that make the mask, with commas between them. "
+                    tooltip="Words or phrases of the edit prompt that make the mask, with commas between them. "
                     "Empty: what has to change is found by itself.",
                 ),
                 io.Boolean.Input(
@@ -124,7 +125,7 @@ class MaskSettingsNode(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, preset: str, words: str, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(replace(PRESETS[preset], target=_listed(words), **values))
+        return io.NodeOutput(replace(PRESETS[preset], target=split_names(words), **values))
 
 
 class RefineInstantMask(io.ComfyNode):
@@ -159,7 +160,7 @@ class RefineInstantMask(io.ComfyNode):
                     "words",
                     optional=True,
                     default="",
-                    tooltip="Words of the edit prompt that make the mask, with commas between them. "
+                    tooltip="Words or phrases of the edit prompt that make the mask, with commas between them. "
                     "Empty: those of the settings.",
                 ),
                 Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
@@ -196,7 +197,7 @@ class RefineInstantMask(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         settings = settings or DEFAULT
         chosen = replace(
-            settings, threshold=threshold or settings.threshold, target=_listed(words or "") or settings.target
+            settings, threshold=threshold or settings.threshold, target=split_names(words or "") or settings.target
         )
         attention = host.get_record(attention, sampled)
         picture = None if image is None else host.match_image_to_record(image, attention)
@@ -210,11 +211,6 @@ class RefineInstantMask(io.ComfyNode):
         left = host.leave_for_browser(attention, settings, shown)
         preview = ui.PreviewMask(binary, cls=cls).as_dict()
         return io.NodeOutput(binary, soft, text, ui=preview | {"instdiff_record": [left]})
-
-
-def _listed(words: str) -> tuple[str, ...]:
-    """The words in a list with commas."""
-    return tuple(word.strip() for word in words.split(",") if word.strip())
 
 
 def _valid_words(words: str | None) -> bool | str:

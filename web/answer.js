@@ -9,8 +9,7 @@
  * @property {Uint8Array} [noiseMask] 1 where the mask may be; none: everywhere
  * @property {{ data: Uint8Array, width: number, height: number }} wordMaps where each word acts, 0 to 255, one map after the other
  * @property {string[]} words of the edit prompt
- * @property {number[]} same for each of them, the number of the first that is the same, case ignored
- * @property {Record<string, number | null>} numbers of the names that were asked for, and of `target`; null: not in the edit prompt
+ * @property {Record<string, number[]>} numbers of the words that a name covers: each of `words`, the names that were asked for, and `target`; none: it is not in the edit prompt
  * @property {string | null} nearest to the first name that is not in the edit prompt
  * @property {string[]} target the words that the settings name
  * @property {number} threshold of the settings

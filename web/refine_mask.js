@@ -32,7 +32,7 @@ const toNumber = (/** @type {unknown} */ value) => Number(value) || 0;
 const INPUTS = {
   threshold: { read: toNumber, write: ({ threshold }) => threshold },
   words: {
-    read: (value) => String(value ?? "").split(",").map((word) => word.trim()).filter(Boolean),
+    read: (value) => String(value ?? "").split(/[,，、]/).map((word) => word.trim()).filter(Boolean),
     write: ({ words }) => words.join(", "),
   },
   steps: { read: toNumber, write: ({ steps }) => steps },

@@ -66,7 +66,7 @@ class EditModel:
         tokens = len(self.tokenizer(prompt).input_ids)
         if tokens > longest:
             raise ValueError(f"the edit prompt has {tokens - 2} tokens, and the model reads {longest - 2} at most")
-        return prompt_words(self._ids([prompt]), self.tokenizer)
+        return prompt_words(self._ids([prompt]), self.tokenizer, prompt)
 
     def context(self, prompts: Sequence[str]) -> Tensor:
         """What the U-Net attends to, ``[prompts, L, D]``."""

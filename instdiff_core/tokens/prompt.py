@@ -9,15 +9,10 @@ from typing import Any, Protocol
 
 from .spelling import Clip, Spelling
 from .words import PromptWords, Word
+from .written import Alignment, Stretch, find_stretches
 
 CHARACTER = 4
 """The most bytes of a character in UTF-8."""
-
-QUOTES = '"“”„«»()[]{}'
-"""What tokenizers join to a letter, and is no part of a word."""
-
-WITHOUT_BLANKS = ((0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
-"""Scripts whose words have no blanks between them: kana, and the Han characters. Each token is a word there."""
 
 
 class Tokenizer(Protocol):
@@ -39,25 +34,27 @@ class _Token:
 
 @dataclass
 class _Unit:
-    """Whole characters, and the positions of the tokens that spell them."""
+    """Whole characters, and the positions of the tokens that spell them; None as text stands for an embedding."""
 
-    text: str
+    text: str | None
     positions: tuple[int, ...]
 
 
-def prompt_words(chunks: Sequence[Sequence[Any]], tokenizer: Tokenizer) -> PromptWords:
+def prompt_words(chunks: Sequence[Sequence[Any]], tokenizer: Tokenizer, text: str) -> PromptWords:
     """The words of a CLIP prompt, which is cut into chunks: start token, up to 75 tokens, end token, pads.
 
     The chunks stand side by side in the context, so that token `i` of chunk `c` is at position
     ``c * len(chunk) + i``. They hold ids as transformers gives them, or the host's tuples ``(id or
-    embedding, weight[, word id])``. Sub-words are joined to words, the vectors of one
-    textual-inversion embedding by their word id. Punctuation is no word. An empty prompt has none.
+    embedding, weight[, word id])``. The words are those of `text`, the prompt as it was written without
+    weights: each has the positions of the tokens that spell it, an embedding those of its vectors,
+    which are told apart by their word id. Punctuation is no word. An empty prompt has none.
+
     Raises ``ValueError`` for no chunks or chunks of different lengths.
     """
     if not chunks or len({len(chunk) for chunk in chunks}) != 1:
         raise ValueError("the prompt has no tokens, or chunks of different lengths")
     length = len(chunks[0])
-    words: list[Word] = []
+    tokens: list[_Token] = []
     start: list[int] = []
     end: list[int] = []
     for number, chunk in enumerate(chunks):
@@ -68,14 +65,15 @@ def prompt_words(chunks: Sequence[Sequence[Any]], tokenizer: Tokenizer) -> Promp
         if stop < length:
             end.append(offset + stop)
         pieces = {token: tokenizer.convert_ids_to_tokens([token])[0] for token in ids[1:stop] if token is not None}
-        words += _words(_tokens(chunk[1:stop], offset + 1, pieces, Clip()))
-    return PromptWords(tuple(words), tuple(start), tuple(end), len(chunks) * length)
+        tokens += _tokens(chunk[1:stop], offset + 1, pieces, Clip())
+    return PromptWords(_words(tokens, text), tuple(start), tuple(end), len(chunks) * length)
 
 
 def find_framed_words(
-    tokens: Sequence[Any], empty: Sequence[Any], pieces: Mapping[int, str], spelling: Spelling, pad: int, length: int
-) -> PromptWords:
-    """The words of a prompt that stands in a frame: a template, or only an end token.
+    tokens: Sequence[Any], empty: Sequence[Any], pieces: Mapping[int, str], spelling: Spelling, pad: int, length: int,
+    text: str,
+) -> PromptWords:  # fmt: skip
+    """The words of a prompt that stands in a frame: a template, or only an end token. `text` is as of `prompt_words`.
 
     `tokens` and `empty` are the host's, as of `prompt_words`, of the prompt and of the empty prompt:
     what both begin and end with is the frame. `pieces` is the vocabulary, `pad` the id of the token
@@ -91,9 +89,9 @@ def find_framed_words(
     while before < min(len(frame), len(ids)) and frame[before] == ids[before] is not None:
         before += 1
     stop = last - (len(frame) - before)
-    words = _words(_tokens(tokens[first + before : stop], first + before - dropped, pieces, spelling))
+    words = _words(_tokens(tokens[first + before : stop], first + before - dropped, pieces, spelling), text)
     end = (stop - dropped,) if stop < len(tokens) else ()
-    return PromptWords(tuple(words), (), end, length, spelling.counts_from_end)
+    return PromptWords(words, (), end, length, spelling.counts_from_end)
 
 
 def _stripped(tokens: Sequence[Any], pad: int) -> tuple[int, int]:
@@ -120,53 +118,53 @@ def _tokens(entries: Iterable[Any], first: int, pieces: Mapping[int, str], spell
             yield _Token(position, spelling.spell(pieces[token]))
 
 
-def _words(tokens: Iterable[_Token]) -> list[Word]:
-    """The words that tokens spell: between blanks and commas, without the punctuation around them."""
-    words: list[Word] = []
-    units: list[_Unit] = []
-
-    def close() -> None:
-        while units and _is_punctuation(units[-1].text):
-            units.pop()
-        while units and _is_punctuation(units[0].text):
-            units.pop(0)
-        text = "".join(unit.text for unit in units).replace(",", "").strip()
-        text = text.strip(QUOTES) or text
-        if text:
-            words.append(Word(text, tuple(position for unit in units for position in unit.positions)))
-        units.clear()
-
+def _words(tokens: Iterable[_Token], text: str) -> tuple[Word, ...]:
+    """The words of a text, each with the positions of the tokens that spell it."""
+    text = unicodedata.normalize("NFC", text)
+    stretches = list(find_stretches(text))
+    alignment = Alignment(text)
+    positions: list[tuple[int, ...]] = [()] * len(stretches)
+    reached = 0
     for unit in _units(tokens):
-        if isinstance(unit, Word):
-            close()
-            words.append(unit)
+        start, stop = alignment.find_embedding(stretches) if unit.text is None else alignment.find(unit.text)
+        while reached < len(stretches) and stretches[reached].stop <= start:
+            reached += 1
+        number = reached
+        while number < len(stretches) and stretches[number].start < stop:
+            positions[number] += unit.positions
+            number += 1
+    words: list[Word] = []
+    before: Stretch | None = None
+    for stretch, own in zip(stretches, positions, strict=True):
+        if not own:
             continue
-        text = unit.text.strip()
-        parted = bool(units) and _is_written_without_blanks(units[-1].text[-1] + text[:1])
-        separates = "," in text and _is_punctuation(text)
-        if unit.text[:1].isspace() or parted or separates:
-            close()
-        if text and not separates:
-            units.append(_Unit(text, unit.positions))
-        if unit.text[-1:].isspace():
-            close()
-    close()
-    return words
+        spelled = text[stretch.start : stretch.stop]
+        if before is not None and _are_one(before, stretch) and words[-1].positions == own:
+            words[-1] = Word(words[-1].text + spelled, own)
+        else:
+            words.append(Word(spelled, own))
+        before = stretch
+    return tuple(words)
 
 
-def _units(tokens: Iterable[_Token]) -> Iterator[_Unit | Word]:
-    """Whole characters, of as many tokens as it takes, and embeddings as words."""
+def _are_one(stretch: Stretch, following: Stretch) -> bool:
+    """Whether the same tokens make two characters one word: side by side, in a script without blanks."""
+    return stretch.without_blanks and following.without_blanks and stretch.stop == following.start
+
+
+def _units(tokens: Iterable[_Token]) -> Iterator[_Unit]:
+    """Whole characters, of as many tokens as it takes, and embeddings."""
     pending, positions = b"", []
-    embedding: Word | None = None
+    embedding: _Unit | None = None
     name: Any = None
     for token in tokens:
         if token.text is None:
             if embedding is not None and token.embedding == name:
-                embedding = Word(embedding.text, (*embedding.positions, token.position))
+                embedding = _Unit(None, (*embedding.positions, token.position))
             else:
                 if embedding is not None:
                     yield embedding
-                embedding, name = Word("embedding", (token.position,)), token.embedding
+                embedding, name = _Unit(None, (token.position,)), token.embedding
             continue
         if embedding is not None:
             yield embedding
@@ -188,11 +186,3 @@ def _is_whole(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _is_punctuation(text: str) -> bool:
-    return all(unicodedata.category(character).startswith("P") for character in text)
-
-
-def _is_written_without_blanks(characters: str) -> bool:
-    return all(any(low <= ord(each) <= high for low, high in WITHOUT_BLANKS) for each in characters)

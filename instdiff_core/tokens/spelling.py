@@ -1,7 +1,4 @@
-"""How tokenizers spell: the bytes of the text behind each piece of a vocabulary, a class for each family.
-
-What all of them have in common afterwards: words are parted by blanks and commas.
-"""
+"""How tokenizers spell: the bytes of the text behind each piece of a vocabulary, a class for each family."""
 
 from __future__ import annotations
 
@@ -40,13 +37,13 @@ class ByteLevel:
 
 
 class Clip:
-    """CLIP: byte-level too, with </w> at the end of a word. It parts letters from commas by itself."""
+    """CLIP: byte-level too, with </w> at the end of a word."""
 
     counts_from_end = False
 
     def spell(self, piece: str) -> bytes:
         word = piece.removesuffix("</w>")
-        return ByteLevel().spell(word.replace(",", "")) + (b"" if word == piece else b" ")
+        return ByteLevel().spell(word) + (b"" if word == piece else b" ")
 
 
 class SentencePiece:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from comfy.sd1_clip import escape_important, token_weights
+from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from torch import Tensor
 
 from ...instdiff_core.options import MaskSettings
@@ -63,8 +63,12 @@ def read_prompt(clip: Any, text: str) -> EditPrompt:
     context, options = clip.encode_from_tokens_scheduled(clip.tokenize(""))[0]
     # what a template loses at its beginning it loses with any prompt
     cut = len(empty[keys[0]][0]) - context_length(context, options) if len(keys) == 1 else 0
-    parts = [_part(_tokenizer(clip, key), tokens[key], empty[key], cut) for key in keys]
-    if _has_weights(text) and all(entry[1] == 1 for key in keys for chunk in tokens[key] for entry in chunk):
+    weighted = [_knows_weights(clip, key) for key in keys]
+    parts = [
+        _part(_tokenizer(clip, key), tokens[key], empty[key], cut, _without_weights(text) if knows else text)
+        for key, knows in zip(keys, weighted, strict=True)
+    ]
+    if _has_weights(text) and not any(weighted):
         notify(
             "this text encoder does not know weights such as (word:1.3), and reads the brackets and the number as "
             "words: leave them out"
@@ -97,18 +101,28 @@ def _tokenizer(clip: Any, key: str) -> Any:
     return getattr(clip.tokenizer, f"clip_{key}", getattr(clip.tokenizer, key, None))
 
 
-def _part(tokenizer: Any, chunks: Any, empty: Any, cut: int) -> PromptWords:
-    """The words of one encoder's part of the context, of which the first `cut` tokens are missing."""
+def _part(tokenizer: Any, chunks: Any, empty: Any, cut: int, text: str) -> PromptWords:
+    """The words of `text` in one encoder's part of the context, of which the first `cut` tokens are missing."""
     pieces = tokenizer.inv_vocab
     spelling = find_spelling(pieces.values())
     assert spelling is not None
     if isinstance(spelling, Clip):
-        return prompt_words(chunks, tokenizer.tokenizer)
-    return find_framed_words(chunks[0], empty[0], pieces, spelling, tokenizer.pad_token, len(chunks[0]) - cut)
+        return prompt_words(chunks, tokenizer.tokenizer, text)
+    return find_framed_words(chunks[0], empty[0], pieces, spelling, tokenizer.pad_token, len(chunks[0]) - cut, text)
+
+
+def _knows_weights(clip: Any, key: str) -> bool:
+    """Whether an encoder takes brackets for a weight, as most do, and not for a part of the prompt."""
+    return any(entry[1] != 1 for chunk in clip.tokenize("(a:1.5)")[key] for entry in chunk)
 
 
 def _has_weights(text: str) -> bool:
     return any(weight != 1 for _, weight in token_weights(escape_important(text), 1.0))
+
+
+def _without_weights(text: str) -> str:
+    """A prompt as the host's tokenizers read it, without the brackets and numbers of its weights."""
+    return "".join(unescape_important(part) for part, _ in token_weights(escape_important(text), 1.0))
 
 
 def get_edit_prompt(conditioning: Conditioning, settings: MaskSettings, prompt: EditPrompt | None = None) -> EditPrompt:

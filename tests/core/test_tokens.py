@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from instdiff_core.tokens import PromptWords, Word, find_framed_words, find_spelling, join_words, prompt_words
+from instdiff_core.tokens import (
+    PromptWords,
+    Word,
+    find_framed_words,
+    find_nearest_word,
+    find_spelling,
+    find_words,
+    join_words,
+    prompt_words,
+    split_names,
+)
 
 START, END, CHUNK = 49406, 49407, 77
 
@@ -11,7 +21,7 @@ START, END, CHUNK = 49406, 49407, 77
 @pytest.fixture
 def read(tokenizer):
     """A prompt as transformers cuts it, read as one chunk."""
-    return lambda text: prompt_words([tokenizer(text, padding="max_length").input_ids], tokenizer)
+    return lambda text: prompt_words([tokenizer(text, padding="max_length").input_ids], tokenizer, text)
 
 
 @pytest.fixture
@@ -50,38 +60,43 @@ def test_subwords_are_one_word_over_all_their_tokens(read, tokenizer):
 
 
 def test_ids_without_padding_read_like_padded_ones(read, tokenizer):
-    short = prompt_words([tokenizer("a red car").input_ids], tokenizer)
+    short = prompt_words([tokenizer("a red car").input_ids], tokenizer, "a red car")
     assert short.words == read("a red car").words
     assert short.length == 5
 
 
 def test_ids_may_come_as_a_tensor_or_as_the_hosts_pairs(read, tokenizer):
     ids = tokenizer("a red car", padding="max_length", return_tensors="pt").input_ids
-    assert prompt_words(list(ids), tokenizer) == read("a red car")
-    assert prompt_words([[(token, 1.0) for token in ids[0].tolist()]], tokenizer) == read("a red car")
+    assert prompt_words(list(ids), tokenizer, "a red car") == read("a red car")
+    assert prompt_words([[(token, 1.0) for token in ids[0].tolist()]], tokenizer, "a red car") == read("a red car")
 
 
 def test_a_weight_changes_neither_words_nor_positions(host_chunk, tokenizer, read):
     weighted = host_chunk(("a", 1.0), ("dog", 1.3), ("on the grass", 1.0))
-    assert prompt_words([weighted], tokenizer) == read("a dog on the grass")
+    assert prompt_words([weighted], tokenizer, "a dog on the grass") == read("a dog on the grass")
 
 
 def test_the_vectors_of_an_embedding_are_one_word(host_chunk, tokenizer):
     chunk = host_chunk(("a", 1.0), (torch.randn(3, 8), 1.0), ("dog", 1.0))
-    words = prompt_words([chunk], tokenizer)
-    assert [word.positions for word in words.words] == [(1,), (2, 3, 4), (5,)]
-    assert (words.texts[0], words.texts[2]) == ("a", "dog")
+    words = prompt_words([chunk], tokenizer, "a embedding:bad-dog_v1.5, dog")
+    assert found(words) == [("a", (1,)), ("embedding:bad-dog_v1.5", (2, 3, 4)), ("dog", (5,))]
+
+
+def test_an_embedding_that_is_not_there_leaves_the_other_words_their_tokens(host_chunk, tokenizer):
+    words = prompt_words([host_chunk(("a dog", 1.0))], tokenizer, "embedding:missing_thing a dog")
+    assert found(words) == [("a", (1,)), ("dog", (2,))]
 
 
 def test_two_embeddings_side_by_side_are_two_words(host_chunk, tokenizer):
     chunk = host_chunk((torch.randn(2, 8), 1.0), (torch.randn(3, 8), 1.2))
-    assert [word.positions for word in prompt_words([chunk], tokenizer).words] == [(1, 2), (3, 4, 5)]
+    words = prompt_words([chunk], tokenizer, "embedding:one embedding:two")
+    assert found(words) == [("embedding:one", (1, 2)), ("embedding:two", (3, 4, 5))]
 
 
 def test_long_prompts_count_positions_through_all_chunks(host_chunk, tokenizer):
     full = host_chunk(("dog " * 75, 1.0))
     rest = host_chunk(("a cat", 1.0))
-    words = prompt_words([full, rest], tokenizer)
+    words = prompt_words([full, rest], tokenizer, "dog " * 75 + "a cat")
     assert len(words.words) == 77
     assert words.words[74].positions == (75,)
     assert words.words[75] == Word("a", (77 + 1,))
@@ -97,8 +112,87 @@ def test_punctuation_is_no_word_but_keeps_its_position(read):
     assert words.words[2].positions[0] > 4
 
 
+def test_a_word_over_the_end_of_a_chunk_has_tokens_in_both(host_chunk, tokenizer):
+    full = host_chunk(("dog " * 74 + "cat", 1.0))
+    rest = host_chunk(("dog", 1.0))
+    words = prompt_words([full, rest], tokenizer, "dog " * 74 + "catdog")
+    assert (len(words.words), words.words[-1].text) == (75, "catdog")
+    assert words.words[-1].positions == (75, 78)
+
+
 def test_the_text_of_a_word_has_no_comma_since_commas_part_words_in_a_list(read):
-    assert read("a $, +,+ 🐸,🐸 dog").texts == ("a", "$", "++", "🐸🐸", "dog")
+    assert read("a $, +,+ 🐸,🐸 dog").texts == ("a", "$", "+", "+", "🐸", "🐸", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a T-Shirt", ("a", "T-Shirt")),
+        ("long_hair, frog's", ("long_hair", "frog's")),
+        ("don’t", ("don’t",)),
+        ("in 2024.", ("in", "2024")),
+        ("v1.5 of R&B", ("v1.5", "of", "R&B")),
+        ("A Frog. On GRASS.", ("A", "Frog", "On", "GRASS")),
+        ("a frog，a cat、a dog。", ("a", "frog", "a", "cat", "a", "dog")),
+        ("frog/toad (or) [newt]", ("frog", "toad", "or", "newt")),
+        ("well--known - 'quoted' -x-", ("well", "known", "quoted", "x")),
+        ("2024年", ("2024", "年")),
+    ],
+)
+def test_words_are_as_the_person_wrote_them(read, text, words):
+    assert read(text).texts == words
+
+
+def test_all_tokens_of_a_written_word_are_its_own(read):
+    words = read("a t-shirt on grass")
+    positions = [position for word in words.words for position in word.positions]
+    assert positions == list(range(1, words.end[0]))
+    assert len(words.words[1].positions) >= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "covered"),
+    [
+        ("blue car", ("blue", "car")),
+        ("BLUE  CAR", ("blue", "car")),
+        ("t-shirt", ("t-shirt",)),
+        ("t shirt", ("t-shirt",)),
+        ("shirt", ("t-shirt",)),
+        ("long hair", ("long_hair",)),
+        ("frog's", ("frog’s",)),
+        ("frog", ("frog’s",)),
+        ("2024", ("2024",)),
+        ("(car:1.3)", ("car", "car")),
+        ("((blue car))", ("blue", "car")),
+        ("car.", ("car", "car")),
+        ("青蛙", ("青", "蛙")),
+        ("car and", ("car", "and")),
+        ("red", ()),
+        ("cars", ()),
+        ("blue shirt", ()),
+        ("...", ()),
+        ("", ()),
+    ],
+)
+def test_names_cover_words_as_people_write_them(read, name, covered):
+    words = read("a blue car and a car, t-shirt, long_hair, frog’s 2024 一只青蛙.")
+    assert tuple(words.texts[number] for number in find_words(words, name)) == covered
+
+
+def test_a_name_covers_the_tokens_that_it_has_letters_in():
+    words = PromptWords(tuple(Word(text, (n,)) for n, text in enumerate(["一只", "青蛙", "在", "草地"])), (), (), 4)
+    assert [find_words(words, name) for name in ("青蛙", "蛙", "一只青", "草地", "蛙草")] == [[1], [1], [0, 1], [3], []]
+
+
+def test_the_nearest_word_is_found_also_with_a_weight(read):
+    words = read("a blue frog, t-shirts")
+    assert [find_nearest_word(words, name) for name in ("frogs", "(frogs:1.3)", "T-Shirt", "xyz")] == [
+        "frog", "frog", "t-shirts", None,
+    ]  # fmt: skip
+
+
+def test_lists_of_names_may_have_any_comma():
+    assert split_names("blue car, frog，青蛙、 t-shirt,,") == ("blue car", "frog", "青蛙", "t-shirt")
 
 
 def test_an_empty_prompt_has_no_words(read):
@@ -127,7 +221,7 @@ def test_emoji_are_words_and_move_the_next_one(read, text):
 
 def test_a_cut_off_prompt_has_no_end_token(tokenizer):
     ids = [START, *tokenizer("a dog").input_ids[1:-1]]
-    words = prompt_words([ids], tokenizer)
+    words = prompt_words([ids], tokenizer, "a dog")
     assert (words.texts, words.end) == (("a", "dog"), ())
     assert words.matrix(3)[:, 1].sum() == 0
 
@@ -135,7 +229,7 @@ def test_a_cut_off_prompt_has_no_end_token(tokenizer):
 @pytest.mark.parametrize("chunks", [[], [[START, END], [START, END, END]]])
 def test_no_chunks_and_uneven_chunks_are_refused(chunks, tokenizer):
     with pytest.raises(ValueError, match="no tokens, or chunks of different lengths"):
-        prompt_words(chunks, tokenizer)
+        prompt_words(chunks, tokenizer, "")
 
 
 def test_the_matrix_takes_the_mean_of_a_words_tokens():
@@ -178,10 +272,10 @@ class Vocabulary:
         assert spelling is not None
         self.spelling = spelling
 
-    def read(self, tokens, empty, length=None):
+    def read(self, tokens, empty, text, length=None):
         ids, none = ([(self.ids[piece], 1.0) if isinstance(piece, str) else piece for piece in part]
                      for part in (tokens, empty))  # fmt: skip
-        return find_framed_words(ids, none, self.pieces, self.spelling, 0, length or len(ids))
+        return find_framed_words(ids, none, self.pieces, self.spelling, 0, length or len(ids), text)
 
 
 def found(words):
@@ -193,19 +287,23 @@ SENTENCE_PIECE = ("▁the", "▁", "▁a", "a", "▁dog", "▁cat", "▁butter",
 
 
 @pytest.mark.parametrize(
-    ("tokens", "expected"),
+    ("tokens", "text", "expected"),
     [
-        (["▁the", "▁dog", "</s>"], [("the", (0,)), ("dog", (1,))]),
-        (["▁the", "▁butter", "fly", ".", "</s>"], [("the", (0,)), ("butterfly", (1, 2))]),
-        (["▁", "a", "▁dog", "'", "s", "</s>"], [("a", (1,)), ("dog's", (2, 3, 4))]),
-        (["▁dog", ",", "▁", "(", "a", ")", ",", "▁cat", "</s>"], [("dog", (0,)), ("a", (4,)), ("cat", (7,))]),
-        (["▁", "<0xE7>", "<0x8C>", "<0xAB>", "▁dog", "</s>"], [("猫", (1, 2, 3)), ("dog", (4,))]),
-        (["▁dog", "</s>", "<pad>", "<pad>"], [("dog", (0,))]),
+        (["▁the", "▁dog", "</s>"], "the dog", [("the", (0,)), ("dog", (1,))]),
+        (["▁the", "▁butter", "fly", ".", "</s>"], "the butterfly.", [("the", (0,)), ("butterfly", (1, 2))]),
+        (["▁", "a", "▁dog", "'", "s", "</s>"], "a dog's", [("a", (1,)), ("dog's", (2, 3, 4))]),
+        (
+            ["▁dog", ",", "▁", "(", "a", ")", ",", "▁cat", "</s>"],
+            "dog, (a), cat",
+            [("dog", (0,)), ("a", (4,)), ("cat", (7,))],
+        ),
+        (["▁", "<0xE7>", "<0x8C>", "<0xAB>", "▁dog", "</s>"], "猫 dog", [("猫", (1, 2, 3)), ("dog", (4,))]),
+        (["▁dog", "</s>", "<pad>", "<pad>"], "dog", [("dog", (0,))]),
     ],
     ids=lambda value: "".join(value) if isinstance(value[0], str) else "",
 )
-def test_words_of_t5_begin_at_blanks(tokens, expected):
-    words = Vocabulary(*SENTENCE_PIECE).read(tokens, ["</s>", "<pad>"])
+def test_words_of_t5_have_the_tokens_that_spell_them(tokens, text, expected):
+    words = Vocabulary(*SENTENCE_PIECE).read(tokens, ["</s>", "<pad>"], text)
     assert found(words) == expected
     assert (words.start, words.end, words.length) == ((), (tokens.index("</s>"),), len(tokens))
 
@@ -217,20 +315,20 @@ BYTE_LEVEL = ("Ġthe", "Ġa", "a", "Ġdog", "dog", "Ġm", "Ã¤", "use", ",", "�
 
 
 @pytest.mark.parametrize(
-    ("prompt", "expected"),
+    ("prompt", "text", "expected"),
     [
-        (["a", "Ġdog"], [("a", (3,)), ("dog", (4,))]),
-        (["Ġm", "Ã¤", "use", ",", "dog"], [("mäuse", (3, 4, 5)), ("dog", (7,))]),
-        (["ä¸Ģ", "åıª", "ç", "Į«", "Ġdog"], [("一", (3,)), ("只", (4,)), ("猫", (5, 6)), ("dog", (7,))]),
-        (['"a', "Ġdog", '"'], [("a", (3,)), ("dog", (4,))]),
-        (["assistant"], [("assistant", (3,))]),
-        (["user", "Ċ", "user"], [("user", (3,)), ("user", (5,))]),
-        ([], []),
+        (["a", "Ġdog"], "a dog", [("a", (3,)), ("dog", (4,))]),
+        (["Ġm", "Ã¤", "use", ",", "dog"], " mäuse,dog", [("mäuse", (3, 4, 5)), ("dog", (7,))]),
+        (["ä¸Ģ", "åıª", "ç", "Į«", "Ġdog"], "一只猫 dog", [("一", (3,)), ("只", (4,)), ("猫", (5, 6)), ("dog", (7,))]),
+        (['"a', "Ġdog", '"'], '"a dog"', [("a", (3,)), ("dog", (4,))]),
+        (["assistant"], "assistant", [("assistant", (3,))]),
+        (["user", "Ċ", "user"], "user\nuser", [("user", (3,)), ("user", (5,))]),
+        ([], "", []),
     ],
     ids=lambda value: "".join(each for each in value if isinstance(each, str)),
 )
-def test_a_template_is_what_the_empty_prompt_has_too(prompt, expected):
-    words = Vocabulary(*BYTE_LEVEL).read(TEMPLATE + prompt + BEHIND, TEMPLATE + BEHIND)
+def test_a_template_is_what_the_empty_prompt_has_too(prompt, text, expected):
+    words = Vocabulary(*BYTE_LEVEL).read(TEMPLATE + prompt + BEHIND, TEMPLATE + BEHIND, text)
     assert found(words) == expected
     if prompt:
         assert words.end == (3 + len(prompt),)
@@ -240,26 +338,26 @@ def test_a_template_is_what_the_empty_prompt_has_too(prompt, expected):
 def test_a_template_may_be_filled_up_at_either_end(left, right):
     empty = ["<pad>"] * (left + 1) + TEMPLATE + BEHIND + ["<pad>"] * (right + 2)
     tokens = ["<pad>"] * left + [*TEMPLATE, "a", "Ġdog", *BEHIND] + ["<pad>"] * right
-    words = Vocabulary(*BYTE_LEVEL).read(tokens, empty)
+    words = Vocabulary(*BYTE_LEVEL).read(tokens, empty, "a dog")
     assert found(words) == [("a", (left + 3,)), ("dog", (left + 4,))]
 
 
 def test_the_beginning_of_a_template_may_be_cut_off():
     tokens = [*TEMPLATE, "a", "Ġdog", *BEHIND]
-    words = Vocabulary(*BYTE_LEVEL).read(tokens, TEMPLATE + BEHIND, length=len(tokens) - 3)
+    words = Vocabulary(*BYTE_LEVEL).read(tokens, TEMPLATE + BEHIND, "a dog", length=len(tokens) - 3)
     assert found(words) == [("a", (0,)), ("dog", (1,))]
     assert (words.end, words.length) == ((2,), 7)
 
 
 def test_an_embedding_in_a_frame_is_one_word():
     vectors = [(torch.randn(4), 1.0, 2), (torch.randn(4), 1.0, 2)]
-    words = Vocabulary(*SENTENCE_PIECE).read(["▁the", *vectors, "▁dog", "</s>"], ["</s>"])
-    assert found(words) == [("the", (0,)), ("embedding", (1, 2)), ("dog", (3,))]
+    words = Vocabulary(*SENTENCE_PIECE).read(["▁the", *vectors, "▁dog", "</s>"], ["</s>"], "the embedding:thing dog")
+    assert found(words) == [("the", (0,)), ("embedding:thing", (1, 2)), ("dog", (3,))]
 
 
 def test_templates_are_counted_from_the_end_of_a_longer_context():
     tokens = [*TEMPLATE, "a", "Ġdog", *BEHIND]
-    words = Vocabulary(*BYTE_LEVEL).read(tokens, TEMPLATE + BEHIND)
+    words = Vocabulary(*BYTE_LEVEL).read(tokens, TEMPLATE + BEHIND, "a dog")
     assert torch.equal(words.matrix(25)[15:], words.matrix(10))
     assert not words.matrix(25)[:15].any()
     with pytest.raises(ValueError, match="has 9 token positions"):
@@ -267,7 +365,7 @@ def test_templates_are_counted_from_the_end_of_a_longer_context():
 
 
 def test_without_a_start_token_its_map_is_zero():
-    words = Vocabulary(*SENTENCE_PIECE).read(["▁the", "▁dog", "</s>"], ["</s>"])
+    words = Vocabulary(*SENTENCE_PIECE).read(["▁the", "▁dog", "</s>"], ["</s>"], "the dog")
     assert not words.matrix(3)[:, 0].any()
 
 

@@ -94,7 +94,7 @@ def clip_with_embeddings(host, tmp_path):
 def test_an_embedding_is_sampled_and_can_make_the_mask(host, latent, clip_with_embeddings, text):
     positive = host.run("InstDiffEncodeEditPrompt", clip=clip_with_embeddings, text=text)
     attention = edited(host, latent, positive=positive)
-    assert attention.words.texts == ("a", "embedding", "on", "grass")
+    assert attention.words.texts == ("a", "embedding:thing", "on", "grass")
     assert attention.words.words[1].positions == (2, 3, 4)
     mask, _, report = host.run("InstDiffRefineMask", attention=attention, settings=host.settings(words="embedding"))
     assert "index word 'embedding'" in report

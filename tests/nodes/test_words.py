@@ -25,6 +25,12 @@ def test_weights_do_not_move_words(words):
     assert words("a (dog:1.3) on ((the)) grass") == words("a dog on the grass")
 
 
+def test_words_are_as_they_were_written_without_their_weights(words):
+    found = words("A ((T-Shirt)), (long_hair:1.2) frog's\\(2024\\)，cat.")
+    assert [text for text, _ in found] == ["A", "T-Shirt", "long_hair", "frog's", "2024", "cat"]
+    assert found[-1][1][-1] > found[-2][1][-1]
+
+
 def test_sub_words_make_one_word(words):
     (a, rare, dog) = words("a hippogriffalumpus dog")
     assert rare[0] == "hippogriffalumpus"
@@ -45,7 +51,7 @@ def test_an_embedding_is_one_word_and_moves_what_follows(host, tmp_path):
     clip = host.clip.clone()
     clip.tokenizer = type(host.clip.tokenizer)(embedding_directory=[str(tmp_path)])
     conditioning = host.run("InstDiffEncodeEditPrompt", clip=clip, text="a embedding:thing dog")
-    assert pairs(conditioning) == [("a", (1,)), ("embedding", (2, 3, 4)), ("dog", (5,))]
+    assert pairs(conditioning) == [("a", (1,)), ("embedding:thing", (2, 3, 4)), ("dog", (5,))]
 
 
 def test_the_conditioning_is_the_hosts_own(host):

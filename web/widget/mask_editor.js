@@ -47,7 +47,7 @@ export class MaskEditor {
     this._asked = undefined;
     /** @type {Shown | null} */
     this._shown = null;
-    /** @type {Map<string, number | null>} the first word that each name means; null: it is not in the edit prompt */
+    /** @type {Map<string, number[]>} the words that each name covers; none: it is not in the edit prompt */
     this._numbers = new Map();
     this._refusal = ""; // why there is no other mask than the one that is shown
     this._number = 0;
@@ -186,10 +186,10 @@ export class MaskEditor {
    */
   _toggle(number) {
     if (!this._shown) return;
-    const { words, same } = this._shown.answer;
-    const named = this._names(this._shown.answer).filter((name) => this._numbers.get(name) !== null);
-    const others = named.filter((name) => this._numbers.get(name) !== same[number]);
-    this._commit({ words: others.length < named.length ? others : [...named, words[number]] });
+    const { answer } = this._shown;
+    const named = this._names(answer).filter((name) => !this._isUnknown(name));
+    const others = named.filter((name) => !this._numbers.get(name)?.includes(number));
+    this._commit({ words: others.length < named.length ? others : [...named, answer.words[number]] });
   }
 
   /**
@@ -199,6 +199,11 @@ export class MaskEditor {
    */
   _names(answer) {
     return this._choice.words.length ? this._choice.words : answer.target;
+  }
+
+  /** @param {string} name whether the server said that it is not in the edit prompt */
+  _isUnknown(name) {
+    return this._numbers.get(name)?.length === 0;
   }
 
   /**
@@ -237,12 +242,12 @@ export class MaskEditor {
    */
   _receive(asked, answer) {
     if (this._isLate(asked)) return;
-    for (const [name, number] of Object.entries(answer.numbers)) this._numbers.set(name, number);
     if (JSON.stringify(asked.question) === this._asked) this.element.removeAttribute("data-asking");
     if (String(this._shown?.answer.words) !== String(answer.words)) {
       this._words.list(answer.words);
-      this._numbers = new Map([...Object.entries(answer.numbers), ...answer.words.map(firstOfSame(answer))]);
+      this._numbers = new Map();
     }
+    for (const [name, covered] of Object.entries(answer.numbers)) this._numbers.set(name, covered);
     this._shown = { ...asked, answer };
     this._refusal = "";
     this._waiting.hidden = true;
@@ -298,8 +303,8 @@ export class MaskEditor {
   /** @param {Answer} answer */
   _renderWords(answer) {
     const fixed = this._fixed.includes("words");
-    const numbers = this._names(answer).map((name) => this._numbers.get(name));
-    const named = answer.same.map((number) => numbers.includes(number));
+    const numbers = this._names(answer).flatMap((name) => this._numbers.get(name) ?? []);
+    const named = answer.words.map((_, number) => numbers.includes(number));
     this._words.update(answer, named, fixed);
     this._origin.textContent = this._originOf(answer);
     this._forget.hidden = fixed || !this._choice.words.length;
@@ -307,7 +312,7 @@ export class MaskEditor {
 
   /** @param {Answer} answer */
   _originOf(answer) {
-    const unknown = this._names(answer).find((name) => this._numbers.get(name) === null);
+    const unknown = this._names(answer).find((name) => this._isUnknown(name));
     if (this._refusal) return this._refusal;
     if (unknown !== undefined) return this._texts.unknown(unknown, answer.nearest);
     if (this._choice.words.length) return this._texts.named;
@@ -366,14 +371,4 @@ function button(text, onClick, label = text) {
   const element = make("button", { type: "button", "aria-label": label, title: label }, text);
   element.addEventListener("click", onClick);
   return element;
-}
-
-/**
- * A word of the edit prompt as a name, with what it means.
- *
- * @param {Answer} answer
- * @returns {(word: string, number: number) => [string, number]}
- */
-function firstOfSame({ same }) {
-  return (word, number) => [word, same[number]];
 }

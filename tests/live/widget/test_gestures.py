@@ -38,6 +38,15 @@ def test_the_threshold_can_be_given_back_to_the_settings(editor):
     assert editor.threshold.input_value() == "0.5"
 
 
+def test_a_phrase_shows_all_its_words_and_a_click_on_one_takes_it_back(editor):
+    editor.node.set("words", "Red Car，(grass:1.2)")
+    editor.settle()
+    pressed = editor.words.evaluate_all("all => all.filter(each => each.ariaPressed === 'true').map(e => e.innerText)")
+    assert [text.strip("★+−\n") for text in pressed] == ["red", "car", "grass"]
+    editor.word("car").click()
+    assert editor.inputs["words"] == "(grass:1.2)"
+
+
 def test_a_move_is_one_step_for_undo(frontend, editor):
     editor.threshold.focus()
     editor.press("ArrowRight", "ArrowRight")

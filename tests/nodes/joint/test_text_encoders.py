@@ -118,7 +118,13 @@ def test_long_prompts_and_other_scripts(host, text_encoder, name):
 
 @pytest.mark.parametrize("name", ["qwen_image", "z_image", "klein"])
 def test_chinese_prompts_have_words(host, text_encoder, name):
-    assert [text for text, _ in encoded(host, text_encoder(name), "一只青蛙,草地")[1]][:2] == ["一只", "青蛙"]
+    assert [text for text, _ in encoded(host, text_encoder(name), "一只青蛙，草地")[1]] == ["一只", "青蛙", "草地"]
+
+
+@pytest.mark.parametrize("name", ["flux", "chroma", "sd3", "sd3_without_t5", "qwen_image", "z_image", "klein"])
+def test_words_are_as_the_person_wrote_them_whatever_the_encoder(host, text_encoder, name):
+    words = encoded(host, text_encoder(name), "A T-Shirt, long_hair and a frog's 2024 car.")[1]
+    assert [text for text, _ in words] == ["A", "T-Shirt", "long_hair", "and", "a", "frog's", "2024", "car"]
 
 
 @pytest.mark.parametrize(("name", "parses"), [("flux", True), ("sd3", True), ("qwen_image", False), ("klein", False)])
