@@ -27,6 +27,15 @@ def clean_masks(masks: Tensor, min_area: float) -> Tensor:
     return torch.from_numpy(made).to(masks.device)
 
 
+def keep_touching(mask: Tensor, hint: Tensor) -> Tensor:
+    """The connected components of a bool mask ``[1, H, W]`` that a hint of its shape touches, on the CPU."""
+    labels, sizes = _components(mask[0].cpu().numpy(), EIGHT)
+    touched = np.zeros(len(sizes), np.bool_)
+    touched[labels[hint[0].cpu().numpy()]] = True
+    touched[0] = False
+    return torch.from_numpy(touched[labels])[None]
+
+
 def _clean_mask(mask: Mask, min_area: float) -> Mask:
     labels, sizes = _components(mask, EIGHT)
     least = min_area * sizes.max(initial=0)

@@ -14,10 +14,11 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from .components import keep_touching
 from .evidence import AttentionRecord
 from .options import MaskSettings
 from .refine import contradiction, refine_record
-from .region import Region, working_size
+from .region import Region, find_regions, working_size
 
 SURE = 0.8
 """The confidence from which on the mask of the small copy is taken."""
@@ -64,13 +65,19 @@ def see(record: AttentionRecord, settings: MaskSettings, crops: Tensor) -> Sight
     return Sighting(mask.binary.cpu(), mask.confidence.cpu(), contradiction(record.evidence()).cpu())
 
 
-def find_in_photo(photo: Tensor, look: Look, pixels: int, unit: int) -> Tensor:
+def find_in_photo(photo: Tensor, look: Look, pixels: int, unit: int, hint: Tensor | None = None) -> Tensor:
     """The mask ``[1, H, W]`` bool of what the prompt is about in a photo ``[1, H, W, C]`` in 0..1.
 
     `pixels` is how many pixels the model was made for, `unit` what the sides of its pictures are
-    multiples of.
+    multiples of. A `hint` ``[1, H, W]`` bool says roughly where it is: then the surroundings of the hint are
+    looked at alone, and of what is found there only what touches the hint is taken; where nothing does, the hint
+    is. An empty one says nothing.
     """
     height, width = photo.shape[1], photo.shape[2]
+    if hint is not None and hint.any():
+        (region,) = find_regions(hint, pixels, unit=unit)
+        found = keep_touching(_place(region, look(region.cut(photo), False).mask, (height, width)), hint)
+        return found if found.any() else hint.cpu()
     whole = Region(0, 0, 0, height, width, working_size(height, width, pixels, unit))
     sighting = look(whole.cut(photo), False)
     tiles = make_tiles((height, width), pixels, unit)

@@ -58,10 +58,21 @@ def find_problem(schema: Any, value: Any) -> str | None:
         )
     if value is None and kind == "CLIP":
         return None  # a checkpoint without CLIP: `host.words_in` says more
+    if kind == "BOUNDING_BOX":
+        return None if list_boxes(value) else "holds no box with x, y, width and height, in pixels"
     if _from_json(value):
         return f"must be connected to a node that gives {kind}"
     samples = value.get("samples") if kind == "LATENT" and isinstance(value, dict) else value
     return find_tensor_problem(kind, samples) if kind in ("IMAGE", "MASK", "LATENT") else None
+
+
+def list_boxes(value: Any) -> list[dict[str, Any]]:
+    """The boxes of a BOUNDING_BOX, one or lists of them, with what else they hold; empty where anything is no box."""
+    if isinstance(value, (list, tuple)):
+        parts = [list_boxes(part) for part in value]
+        return [box for part in parts for box in part] if all(parts) else []
+    sides = [value.get(name) for name in ("x", "y", "width", "height")] if isinstance(value, dict) else [None]
+    return [value] if all(isinstance(side, (int, float)) and math.isfinite(side) for side in sides) else []
 
 
 def find_tensor_problem(kind: str, values: Any) -> str | None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ..instdiff_core.blend import feather_mask
 from ..instdiff_core.options import FINISH
@@ -198,7 +197,7 @@ class PutBack(io.ComfyNode):
         pictures = host.repeat_to_batch(image, 1 + max(region.picture for region in area.regions))
         result = pictures.repeat(variants, 1, 1, 1)
         painted = torch.zeros(result.shape[:3])
-        _, alpha = feather_mask(_sized(area.masks if mask is None else mask, edited), grow, feather)
+        _, alpha = feather_mask(host.fit_mask(area.masks if mask is None else mask, edited), grow, feather)
         alpha = host.repeat_to_batch(alpha, len(edited))
         for number in range(len(edited)):
             variant, crop = divmod(number, len(area.regions))
@@ -210,17 +209,9 @@ class PutBack(io.ComfyNode):
 
 def _crop(image: Tensor, mask: Tensor, context: float, pixels: int, unit: int, separate: bool) -> CroppedArea:
     size = image.shape[1], image.shape[2]
-    masks = host.repeat_to_batch(_sized(mask, image), max(len(image), len(mask)))
+    masks = host.repeat_to_batch(host.fit_mask(mask, image), max(len(image), len(mask)))
     regions = find_regions(masks > 0.5, pixels, context=context, unit=unit, separate=separate)
     return CroppedArea(tuple(regions), torch.cat([region.cut_mask(masks) for region in regions]), size)
-
-
-def _sized(mask: Tensor, image: Tensor) -> Tensor:
-    """A MASK ``[N, h, w]`` at the size of an IMAGE ``[B, H, W, C]``, in 0..1."""
-    size = image.shape[1], image.shape[2]
-    if tuple(mask.shape[1:]) == size:
-        return mask
-    return interpolate(mask[:, None], size, mode="bilinear")[:, 0]
 
 
 def _pixels(megapixels: float, model: Any) -> int:

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..instdiff_core.options import PRESETS, SAMPLING
 from ..instdiff_core.search import QUICK_STEPS, Sighting, find_in_photo, see
 from . import host
-from .checks import check_inputs
-from .types import CATEGORY, Settings, read_given_prompt, sampling_inputs, search_aliases, words_inputs
+from .checks import check_inputs, list_boxes
+from .types import CATEGORY, Box, Settings, read_given_prompt, sampling_inputs, search_aliases, words_inputs
 
 UNIT = 64
 """What the sides of the crops are multiples of."""
@@ -40,6 +40,13 @@ class FindInPhoto(io.ComfyNode):
                 *sampling_inputs(SAMPLING, "How much noise the pictures get. Around 0.5 finds best."),
                 Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
                 *words_inputs(),
+                io.Mask.Input(
+                    "hint",
+                    optional=True,
+                    tooltip="Roughly where it is, such as a stroke over it: only its surroundings are looked at, and "
+                    "what touches it is taken. Finds what is too small to be found alone. An empty one says nothing.",
+                ),
+                Box.Input("box", optional=True, tooltip="The same as a box, or several, in pixels of the photo."),
             ],
             outputs=[io.Mask.Output(display_name="mask", tooltip="What was found, at the photo's size.")],
         )
@@ -57,6 +64,8 @@ class FindInPhoto(io.ComfyNode):
         settings: Any = None,
         clip: Any = None,
         text: str | None = None,
+        hint: Any = None,
+        box: Any = None,
         **widgets: Any,
     ) -> io.NodeOutput:
         # the tiles of a batch are different pictures
@@ -73,5 +82,23 @@ class FindInPhoto(io.ComfyNode):
             return see(wrapper.record, settings, crops)
 
         pixels = host.native_side(model) ** 2
-        masks = [find_in_photo(photo[None].float().cpu(), look, pixels, UNIT) for photo in image]
+        hints = _hints(image, hint, box)
+        masks = [
+            find_in_photo(photo[None].float().cpu(), look, pixels, UNIT, hints[number : number + 1])
+            for number, photo in enumerate(image)
+        ]
         return io.NodeOutput(host.to_intermediate(torch.cat(masks).float()))
+
+
+def _hints(image: Tensor, hint: Tensor | None, box: Any) -> Tensor:
+    """Where a MASK of any size or boxes say something of pictures ``[B, H, W, C]``, ``[B, H, W]`` bool."""
+    hints = torch.zeros(image.shape[:3], dtype=torch.bool)
+    if hint is not None:
+        hints |= host.repeat_to_batch(host.fit_mask(hint, image).cpu(), len(image)) > 0.5
+    for sides in list_boxes(box or []):
+        rows, columns = (
+            slice(max(0, round(sides[start])), max(0, round(sides[start] + sides[length])))
+            for start, length in (("y", "height"), ("x", "width"))
+        )
+        hints[:, rows, columns] = True
+    return hints

@@ -18,6 +18,8 @@ ADVANCED: dict[str, Any] = {"advanced": True} if "advanced" in inspect.signature
 Attention = io.Custom("INSTDIFF_ATTENTION")
 Settings = io.Custom("INSTDIFF_SETTINGS")
 Area = io.Custom("INSTDIFF_AREA")
+Box = io.Custom("BOUNDING_BOX")
+"""The host's, as a connection in every version."""
 
 
 def search_aliases(*searches: str) -> dict[str, Any]:

@@ -121,18 +121,21 @@ def scale_own_mask(mask: Tensor, record: AttentionRecord) -> Tensor:
     return interpolate(area[:, None].float(), record.image_size)[:, 0] > 0
 
 
+def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
+    """A MASK ``[N, h, w]`` stretched to the size of an IMAGE ``[B, H, W, C]``, still in 0..1."""
+    size = image.shape[1], image.shape[2]
+    return mask if tuple(mask.shape[1:]) == size else interpolate(mask[:, None], size, mode="bilinear")[:, 0]
+
+
 def scale_mask_to_image(mask: Tensor, image: Tensor, vae: Any) -> Tensor:
     """A MASK ``[N, h, w]`` brought to the size of an IMAGE ``[B, H, W, C]``, still in 0..1.
 
     A mask of the size that VAE Encode keeps of the picture is put where that was cut from.
     """
-    size = (image.shape[1], image.shape[2])
     ratio = vae.spacial_compression_encode()
-    if mask.shape[1:] == (size[0] // ratio * ratio, size[1] // ratio * ratio):
+    if mask.shape[1:] == (image.shape[1] // ratio * ratio, image.shape[2] // ratio * ratio):
         mask = undo_vae_crop(mask, image)
-    elif mask.shape[1:] != size:
-        mask = interpolate(mask[:, None], size, mode="bilinear")[:, 0]
-    return mask.to(image.device)
+    return fit_mask(mask, image).to(image.device)
 
 
 def encode_for_inpainting(

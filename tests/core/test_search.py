@@ -63,3 +63,27 @@ def test_a_photo_that_one_tile_covers_is_not_searched() -> None:
     look = Looker(0.0)
     find_in_photo(photo(100, 100, size=(190, 190)), look, PIXELS, UNIT)
     assert look.calls == [(1, False)]
+
+
+def test_a_hint_is_looked_at_alone_and_only_what_touches_it_is_taken() -> None:
+    look = Looker(SURE - 0.1)
+    picture = photo(200, 300) + photo(230, 330)
+    hint = torch.zeros(1, 400, 600, dtype=torch.bool)
+    hint[:, 196:210, 290:306] = True
+    mask = find_in_photo(picture, look, PIXELS, UNIT, hint)
+    truth = photo(200, 300)[..., 0] > 0.5
+    assert look.calls == [(1, False)]
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.7
+    assert not mask[:, 226:].any()
+
+
+def test_a_hint_where_nothing_is_found_is_taken_as_it_is() -> None:
+    hint = torch.zeros(1, 400, 600, dtype=torch.bool)
+    hint[:, 20:40, 20:50] = True
+    assert torch.equal(find_in_photo(photo(300, 500), Looker(0.0), PIXELS, UNIT, hint), hint)
+
+
+def test_an_empty_hint_says_nothing() -> None:
+    look = Looker(SURE)
+    find_in_photo(photo(100, 100, side=120), look, PIXELS, UNIT, torch.zeros(1, 400, 600, dtype=torch.bool))
+    assert look.calls == [(1, False)]

@@ -1,5 +1,7 @@
 """Pictures of any size: a crop at the model's own size goes out, and only the edit comes back."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import interpolate
@@ -147,3 +149,36 @@ def test_a_thing_is_found_in_a_photo_and_its_mask_has_the_photos_size(host, phot
     (mask,) = host.run("InstDiffFindInPhoto", **find, **prompts)
     assert mask.shape == (601, 907)
     assert host.iou(mask[None], where > 0.5) > 0.5
+
+
+@pytest.mark.parametrize("hint", ["mask", "box", "boxes", "mask of another size"])
+def test_a_small_thing_is_found_where_a_hint_says_that_it_is(host, hint):
+    photo = host.run("InstDiffMiniScene", object="cat", background="grass", seed=5)[0]
+    photo = interpolate(photo.movedim(-1, 1), (900, 900), mode="bicubic").clamp(0, 1).movedim(1, -1).contiguous()
+    cat, truth = host.run("InstDiffMiniScene", object="ball", background="grass", seed=7)
+    small, place = (interpolate(each, (80, 80), mode="area")[0] for each in (cat.movedim(-1, 1), truth[:, None]))
+    inside = place[0] > 0.5
+    photo[0, 40:120, 30:110][inside] = small.movedim(0, -1)[inside]
+    mask = torch.zeros(1, 900, 900, dtype=torch.bool)
+    mask[0, 40:120, 30:110] = inside
+    box = {"x": 35, "y": 44, "width": 70, "height": 70, "metadata": {"text": "a ball"}}
+    hints: dict[str, Any] = {
+        "mask": {"hint": mask.float()},
+        "mask of another size": {"hint": interpolate(mask[:, None].float(), (450, 300))[:, 0]},
+        "box": {"box": box},
+        "boxes": {"box": [[box]]},
+    }
+    inputs = host.sampling(torch.zeros(0), positive=host.prompt("a flower on the grass"), steps=6, denoise=0.5)
+    del inputs["latent_image"]
+    found = host.run("InstDiffFindInPhoto", **inputs, vae=host.vae, image=photo, **hints[hint])
+    assert found.shape == (1, 900, 900)
+    assert not found[:, 200:].any()
+    assert host.iou(found, mask) > 0.4
+
+
+@pytest.mark.parametrize("box", ["here", {"x": 1}, [], {"x": 1, "y": 2, "width": 3, "height": float("nan")}])
+def test_a_box_that_is_none_is_refused(host, photo, box):
+    inputs = host.sampling(torch.zeros(0))
+    del inputs["latent_image"]
+    with pytest.raises(ValueError, match="box holds no box with x, y, width and height"):
+        host.run("InstDiffFindInPhoto", **inputs, vae=host.vae, image=photo[..., :3], box=box)
