@@ -1,19 +1,27 @@
 """Masked Sampler's time against KSampler's: same model, same steps, one process, alternating pairs.
 
-    python -m tests.bench.speed [--size mini|sd15|sdxl] [--rounds N] [--steps N]
+    python -m tests.bench.speed [--size mini|sd15|sdxl] [--side PIXELS] [--rounds N] [--steps N] [--device cuda|cpu]
+    python -m tests.bench.speed --region [--areas 0.05,0.15,0.25] [--size ...]
 
 `sd15` and `sdxl` are U-Nets in the layouts of Stable Diffusion 1.5 and SDXL with random weights, built
-of the host's own classes, at 512 x 512 and 1024 x 1024. Prints the ratio of the medians with its
-bootstrap interval over the pairs.
-Needs ComfyUI; runs on the GPU where there is one.
+of the host's own classes, at 512 x 512 and 1024 x 1024 unless --side says otherwise. Prints the ratio of the medians
+with its bootstrap interval over the pairs, on a processor of its time in all threads.
+
+--region: Masked Sampler with `region` auto and a square mask in the middle of the picture, of each of these areas.
+The first step computes the whole picture, as it does for a mask that is given. Prints also what this makes of
+20 steps, with a given mask and with one that is found and settles after 3 steps.
+
+Needs ComfyUI's folder (COMFYUI_PATH), no server; runs on the GPU where there is one.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,22 +126,26 @@ def random_model(family: str, layout: dict[str, Any], parameters: int) -> Any:
     return patcher(model, load_device=device, offload_device=management.unet_offload_device())
 
 
-def samplers(inputs: Inputs, steps: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Masked Sampler and KSampler, with the same inputs and widgets."""
+def samplers(inputs: Inputs, steps: int, **masked: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Masked Sampler and KSampler, with the same inputs and widgets; `masked` are more inputs of the former."""
     host, node = _pack("nodes.host"), _pack("nodes.sampler").MaskedSampler
     widgets = {"seed": 0, "steps": steps, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.5}
     node_inputs = {"latent_image" if name == "latent" else name: value for name, value in inputs.items()}
-    return lambda: node.execute(**node_inputs, **widgets), lambda: host.sample(**inputs, **widgets)
+    return lambda: node.execute(**node_inputs, **widgets, **masked), lambda: host.sample(**inputs, **widgets)
 
 
 def seconds_of_pairs(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> NDArray[np.float64]:
-    """``[rounds, 2]``: both timed in every round, in turns the one or the other before; one round more warms up."""
+    """``[rounds, 2]``: both timed in every round, in turns the one or the other before; one round more warms up.
+
+    On a processor in its time of all threads, which other work on the machine hardly changes.
+    """
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     seconds = np.zeros((rounds + 1, 2))
     for number in range(rounds + 1):
         for which in (0, 1) if number % 2 else (1, 0):
-            start = time.perf_counter()
+            start = clock()
             (first, second)[which]()
-            seconds[number, which] = time.perf_counter() - start
+            seconds[number, which] = clock() - start
     return seconds[1:]
 
 
@@ -146,28 +158,76 @@ def _pack(module: str) -> Any:
     return importlib.import_module(f"{load_pack().__name__}.{module}")
 
 
+def squares(area: float, latent: torch.Tensor) -> dict[str, Any]:
+    """The inputs of Masked Sampler with region sampling and a square of this part of the picture as its mask."""
+    height, width = latent.shape[-2:]
+    side = round((area * height * width) ** 0.5)
+    mask = torch.zeros(1, height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    mask[:, top : top + side, left : left + side] = 1
+    options = _pack("instdiff_core.options")
+    return {"mask": mask, "settings": replace(options.PRESETS["default"], region="auto")}
+
+
+def ratio_of_steps(seconds: NDArray[np.float64], measured: int, whole: int, steps: int = 20) -> float:
+    """What seconds of `measured` steps each, the first of ours on the whole picture, make of `steps` with `whole`."""
+    masked, plain = np.median(seconds, 0)
+    step = plain / measured
+    cut = (masked - step) / (measured - 1)
+    return float((whole * step + (steps - whole) * cut) / (steps * step))
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=sorted(DEFAULTS), default="mini", help="of the model; default: mini")
+    parser.add_argument("--side", type=int, help="of the picture in pixels; default: 256, 512 or 1024 by size")
     parser.add_argument("--rounds", type=int, help="pairs of runs; default: 20, 5 or 2 by size")
     parser.add_argument("--steps", type=int, help="that a run takes; default: 20, 2 or 1 by size")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
+    parser.add_argument("--region", action="store_true", help="measure region sampling")
+    parser.add_argument("--areas", default="0.05,0.15,0.25", help="of its masks; default: 0.05,0.15,0.25")
     options = parser.parse_args()
-    rounds, steps = (getattr(options, name) or value for name, value in DEFAULTS[options.size].items())
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device")
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    defaults = DEFAULTS[options.size]
+    rounds = defaults["rounds"] if options.rounds is None else options.rounds
+    steps = max(2, defaults["steps"]) if options.region else defaults["steps"]
+    steps = steps if options.steps is None else options.steps
+    if rounds < 1 or steps < 1 + options.region:
+        parser.error(f"there must be at least a round and {1 + options.region} steps")
     torch.manual_seed(0)
-    masked, plain = samplers(SIZES[options.size](), steps)
-    seconds = seconds_of_pairs(masked, plain, rounds)
+    inputs = SIZES[options.size]()
+    if options.side:
+        inputs["latent"] = {"samples": torch.randn(1, 4, options.side // 8, options.side // 8)}
+    latent = inputs["latent"]["samples"]
+    print(f"{options.size}, {latent.shape[-1] * 8} px, {steps} steps, {rounds} pairs on {_device()}")
+    if not options.region:
+        print(_figures(seconds_of_pairs(*samplers(inputs, steps), rounds)))
+        return
+    for area in map(float, options.areas.split(",")):
+        seconds = seconds_of_pairs(*samplers(inputs, steps, **squares(area, latent)), rounds)
+        given, found = (ratio_of_steps(seconds, steps, whole) for whole in (1, 3))
+        print(f"a mask of {area:.0%} of the picture: {_figures(seconds)}")
+        print(f"so of 20 steps {given:.3f}, and {found:.3f} for one that settles after 3", flush=True)
+
+
+def _figures(seconds: NDArray[np.float64]) -> str:
     low, high = interval(seconds, ratio)
-    medians = np.median(seconds, 0)
-    print(f"{options.size}, {steps} steps, {rounds} pairs on {_device()}")
-    print(f"Masked Sampler {medians[0]:.3f} s, KSampler {medians[1]:.3f} s")
-    print(f"ratio of the medians {ratio(seconds):.3f}, 95 % interval {low:.3f} to {high:.3f}")
+    masked, plain = np.median(seconds, 0)
+    return (
+        f"Masked Sampler {masked:.3f} s, KSampler {plain:.3f} s, ratio of the medians {ratio(seconds):.3f}, "
+        f"95 % interval {low:.3f} to {high:.3f}"
+    )
 
 
 def _device() -> str:
     import comfy.model_management
+    from comfy.ldm.modules.attention import optimized_attention
 
-    return str(comfy.model_management.get_torch_device())
+    return f"{comfy.model_management.get_torch_device()}, {optimized_attention.__name__}"
 
 
 if __name__ == "__main__":
