@@ -67,7 +67,7 @@ def _remedy(noise_level: float, settings: MaskSettings) -> str:
     """What to try where the mask is unsure; `noise_level` is that of the first step."""
     ways = []
     if noise_level > HALF_NOISE:
-        ways.append("try a denoise of 0.3 to 0.5")
+        ways.append("try a lower denoise (0.3 to 0.5 with Stable Diffusion)")
     if not settings.target:
         ways.append("name the words to use")
     if noise_level <= HALF_NOISE and not settings.share:

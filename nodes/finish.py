@@ -58,14 +58,16 @@ class InpaintFinish(io.ComfyNode):
                 io.Latent.Input(
                     "samples",
                     optional=True,
-                    tooltip="The edit of Masked Sampler, to start from. Without it the picture itself is the start.",
+                    tooltip="The edit of Masked Sampler, to start from. Without it the picture itself is the start. "
+                    "Its noise mask, where it has one, bounds the painted area.",
                 ),
             ],
             outputs=[
                 io.Image.Output(tooltip="The finished pictures: as many as the most of pictures, masks and samples."),
                 io.Mask.Output(
                     display_name="painted_area",
-                    tooltip="The grown mask: outside it the finished picture is the input picture, bit for bit.",
+                    tooltip="The grown mask, inside the noise mask of samples: outside it the finished picture is the "
+                    "input picture, bit for bit.",
                 ),
             ],
         )
@@ -89,6 +91,9 @@ class InpaintFinish(io.ComfyNode):
         mask = host.scale_mask_to_image(mask, image, vae)
         image, mask = host.repeat_to_batch(image, count), host.repeat_to_batch(mask, count)
         area, alpha = feather_mask(mask, grow, feather)
+        if samples is not None and (editable := host.find_editable_pixels(samples, image, vae)) is not None:
+            editable = host.repeat_to_batch(editable, count)
+            area, alpha = area & editable, alpha * editable
         painted_area = host.to_intermediate(area.float())
         if not area.any():
             return io.NodeOutput(image, painted_area)

@@ -7,6 +7,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -138,6 +139,27 @@ def scale_mask_to_image(mask: Tensor, image: Tensor, vae: Any) -> Tensor:
     return fit_mask(mask, image).to(image.device)
 
 
+def find_editable(noise_mask: Tensor, samples: Tensor, device: torch.device) -> Tensor:
+    """Where a latent's own noise mask lets samplers edit its `samples`, ``[B, H, W]`` bool in latent pixels."""
+    if noise_mask.shape != samples.shape:  # as the host's samplers prepare it
+        noise_mask = prepare_mask(noise_mask, samples.shape, device)
+    return (drop_time(noise_mask) > 0).any(1)
+
+
+def find_editable_pixels(latent: Latent, image: Tensor, vae: Any) -> Tensor | None:
+    """`find_editable` for the pixels of an IMAGE ``[B, H, W, C]``, of which LATENT is an edit; None: everywhere.
+
+    Raises ``ValueError`` when they are of different size.
+    """
+    start = _get_start(latent, image, vae)
+    if latent.get("noise_mask") is None:
+        return None
+    area = find_editable(latent["noise_mask"], latent["samples"], image.device)
+    ratio = vae.spacial_compression_encode()
+    size = start.shape[-2] * ratio, start.shape[-1] * ratio
+    return undo_vae_crop(interpolate(area[:, None].float(), size)[:, 0], image) > 0
+
+
 def encode_for_inpainting(
     model: Any, vae: Any, image: Tensor, area: Tensor, samples: Latent | None,
     positive: Conditioning, negative: Conditioning,
@@ -159,13 +181,8 @@ def encode_for_inpainting(
         latent = encode(vae, pixels)
         latent["noise_mask"] = area[:, None] if latent["samples"].ndim == 4 else area[:, None, None]
     if samples is not None:
-        start = get_samples(samples)
-        ratio = vae.spacial_compression_encode()
-        height, width = (length // ratio for length in image.shape[1:3])
-        if tuple(start.shape[-2:]) != (height, width):
-            raise ValueError(
-                "samples and image are of different size: give Inpaint Finish the picture that Masked Sampler edited"
-            )
+        start, ratio = _get_start(samples, image, vae), vae.spacial_compression_encode()
+        height, width = start.shape[-2:]
         row, column = -(-top // ratio), -(-left // ratio)
         whole = latent["samples"].clone()
         drop_time(whole)[..., row : row + height, column : column + width] = repeat_to_batch(start, len(image)).to(
@@ -192,6 +209,17 @@ def decode(vae: Any, latent: Latent, image: Tensor) -> Tensor:
     decoded = vae.decode(latent["samples"])
     pictures = decoded.flatten(0, -4)  # VAEs of video have frames
     return pictures[:, top : top + image.shape[1], left : left + image.shape[2], :3].to(image)
+
+
+def _get_start(samples: Latent, image: Tensor, vae: Any) -> Tensor:
+    """The samples of an edit of `image`. Raises ``ValueError`` when they are of another size."""
+    start = get_samples(samples)
+    ratio = vae.spacial_compression_encode()
+    if tuple(start.shape[-2:]) != (image.shape[1] // ratio, image.shape[2] // ratio):
+        raise ValueError(
+            "samples and image are of different size: give Inpaint Finish the picture that Masked Sampler edited"
+        )
+    return start
 
 
 def _margins(vae: Any, length: int) -> tuple[int, int]:

@@ -12,9 +12,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.patcher_extension
-import torch
 from comfy.patcher_extension import WrappersMP
-from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
 from ...instdiff_core.evidence import AttentionRecord
@@ -22,7 +20,7 @@ from ...instdiff_core.options import MaskSettings
 from ...instdiff_core.session import MaskSession
 from ..checks import find_tensor_problem
 from .notices import warn_of_noise, warn_of_size
-from .pictures import Latent, drop_time, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
+from .pictures import Latent, drop_time, find_editable, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import check_readable, reader_for
 from .region import RegionSampling
 from .run import InstantMaskRun
@@ -138,7 +136,7 @@ class InstantMaskWrapper:
         if noisy:
             warn_of_noise(model, sigmas[0])
         reader = reader_for(model, (image_latent.shape[-2], image_latent.shape[-1]))
-        noise_mask = _noise_mask(denoise_mask, latent, model.load_device)
+        noise_mask = None if denoise_mask is None else find_editable(denoise_mask, latent, model.load_device)
         session = MaskSession(prompt.words, self.settings, reader.grid, noise_mask)
         if self.mask is not None:
             session.fix_mask(scale_mask_to_latent(self.mask, latent).to(model.load_device))
@@ -195,15 +193,6 @@ def _like_latent(image_latent: Tensor, latent: Tensor) -> Tensor:
             "input 'mask'"
         )
     return repeat_to_batch(image_latent, len(latent)).view_as(latent)
-
-
-def _noise_mask(denoise_mask: Tensor | None, latent: Tensor, device: torch.device) -> Tensor | None:
-    """Where the latent's own noise mask lets the sampler edit, ``[B, H, W]`` bool; None: everywhere."""
-    if denoise_mask is None:
-        return None
-    if denoise_mask.shape != latent.shape:  # ComfyUI v0.3.64 prepares it only now
-        denoise_mask = prepare_mask(denoise_mask, latent.shape, device)
-    return (drop_time(denoise_mask) > 0).any(1)
 
 
 def _to_intermediate(samples: Tensor) -> Tensor:

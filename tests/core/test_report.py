@@ -103,7 +103,9 @@ def test_a_run_at_a_denoise_of_a_half_or_less_is_not_told_to_use_that(noise_leve
 @pytest.mark.parametrize("noise_level", [1.7, 14.6])
 def test_a_run_with_more_noise_is_told_to_lower_denoise(noise_level):
     told = told_of(mask_of(0.3, confidence=0.2), noise_level=noise_level)
-    assert told.endswith("The mask is unsure: try a denoise of 0.3 to 0.5, or name the words to use.")
+    assert told.endswith(
+        "The mask is unsure: try a lower denoise (0.3 to 0.5 with Stable Diffusion), or name the words to use."
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_a_run_with_more_noise_is_told_to_lower_denoise(noise_level):
         ({"target": ("dog",)}, "let several noises of the picture share a mask"),
         ({"share": True}, "name the words to use"),
         ({"target": ("dog",), "share": True}, "try another seed"),
-        ({"target": ("dog",), "noise_level": 5.0}, "try a denoise of 0.3 to 0.5"),
+        ({"target": ("dog",), "noise_level": 5.0}, "try a lower denoise (0.3 to 0.5 with Stable Diffusion)"),
     ],
 )
 def test_nothing_is_advised_that_is_done_already(done, left):

@@ -142,6 +142,25 @@ def valid_graphs() -> dict[str, Graph]:
                 other_mask=["scene", 1],
             )
         },
+        "large photo": {
+            "run": node("InstDiffFindInPhoto", **sampling, vae=["model", 2], image=["picture", 0]),
+            "crop": node(
+                "InstDiffCropToEdit", image=["picture", 0], mask=["run", 0], context=2.0, megapixels=0.01,
+                separate=False, model=["model", 0], multiple_of=8,
+            ),
+            "back": node(
+                "InstDiffPutBack", image=["picture", 0], area=["crop", 2], edited=["crop", 0], mask=["scene", 1],
+                grow=4, feather=4,
+            ),
+            "out": node("PreviewImage", images=["back", 0]),
+        },
+        "guard": {
+            "run": node(
+                "InstDiffEditGuard", edited=["picture", 0], original=["picture", 0], mask=["scene", 1], sensitivity=0.5,
+                grow=2.0, feather=2.0, match_colour=True, if_refused="aligned edit",
+            ),
+            "out": node("PreviewImage", images=["run", 0]),
+        },
     }  # fmt: skip
     return {name: copy.deepcopy(common | nodes) for name, nodes in graphs.items()}
 

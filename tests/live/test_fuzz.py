@@ -47,6 +47,11 @@ def files(folder):
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
+def test_every_node_is_in_one_of_the_workflows_that_are_broken(server):
+    kinds = {node["class_type"] for graph in fuzz.valid_graphs().values() for node in graph.values()}
+    assert {name for name in server.nodes if name.startswith(fuzz.OURS)} <= kinds
+
+
 def test_the_workflows_that_are_broken_run_as_long_as_they_are_whole(server, subtests):
     for name, graph in fuzz.valid_graphs().items():
         with subtests.test(workflow=name):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from tests.nodes.test_guiders import GUIDERS
+
 MASK_OVER_OBJECT = 0.4
 """Least IoU of the instant mask and the object's exact mask, both workflows."""
 
@@ -75,6 +77,11 @@ def binary(picture):
 
 def iou(first, second):
     return (first & second).sum() / max((first | second).sum(), 1)
+
+
+def test_every_guider_of_the_host_is_among_those_whose_masks_are_tested(server):
+    guiders = {name for name, node in server.nodes.items() if "GUIDER" in node["output"]}
+    assert guiders <= {title.split()[0] for title in GUIDERS}
 
 
 def test_the_pack_loads_without_a_warning(server):

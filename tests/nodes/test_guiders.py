@@ -19,7 +19,9 @@ GUIDERS: dict[str, dict[str, Any]] = {
     "PerpNegGuider at cfg 1": {"cfg": 1.0, "neg_scale": 0.0},
     "DualModelGuider": {"cfg": 4.0},
     "DualModelGuider at cfg 1": {"cfg": 1.0},
+    "LTXVDualCFGGuider": {"video_cfg": 5.0, "audio_cfg": 5.0},
 }
+"""Of every guider of the host: tests/live/test_server.py finds those that are missing."""
 
 
 def guider(host: Any, title: str, model: Any, prompt: str, second: str = "grass") -> Any:

@@ -34,16 +34,41 @@ def test_a_mask_of_ones_edits_only_inside(host, half):
     assert torch.equal((samples != latent["samples"]).any(1), left[:, ::8, ::8])
 
 
+def finished(host, image, mask, **changes):
+    """Inpaint Finish: where the picture changed, and the painted area, both bool."""
+    inputs = host.sampling(None) | {"vae": host.vae, "image": image, "mask": mask} | changes
+    del inputs["latent_image"]
+    result, area = host.run("InstDiffInpaintFinish", **inputs)
+    return (result != image).any(-1), area > 0
+
+
 def test_the_finish_paints_nothing_that_was_not_edited(host, half):
     latent, left = half
     image, _ = host.run("InstDiffMiniScene", object="cat", background="grass", seed=1)
     _, mask, _ = host.edit(None, latent_image=latent, denoise=0.5)
-    inputs = host.sampling(None) | {"vae": host.vae, "image": image, "mask": mask, "grow": 0, "feather": 0}
-    del inputs["latent_image"]
-    finished, _ = host.run("InstDiffInpaintFinish", **inputs)
-    changed = (finished != image).any(-1)
+    changed, area = finished(host, image, mask, grow=0, feather=0)
+    assert torch.equal(area, mask > 0.5)
     assert changed[left].any()
     assert not changed[~left].any()
+
+
+@pytest.mark.parametrize("size", [(256, 256), (261, 251)], ids=["whole latent pixels", "of any size"])
+def test_growing_does_not_reach_beyond_the_noise_mask_of_the_edit(host, make_picture, size):
+    """The picture's own pixels that VAE Encode leaves out, at its border, go with those next to them."""
+    image, left = make_picture(1, *size), torch.zeros(1, 256, 256)
+    left[..., :120] = 1
+    latent = {"samples": host.vae.encode(image)}
+    edit = host.nodes.SetLatentNoiseMask().set_mask(latent, left)[0]
+    mask = torch.zeros(1, *size)
+    mask[:, :120, 60:118] = 1
+    edge = (size[1] - size[1] // 8 * 8) // 2 + round(120 * (size[1] // 8 * 8) / 256 / 8) * 8
+    for grow, feather in ((8, 8), (64, 0)):
+        changed, area = finished(host, image, mask, samples=edit, grow=grow, feather=feather)
+        assert area[..., 118:edge].any()
+        assert not area[..., edge:].any()
+        assert not changed[~area].any()
+        assert changed[..., edge - 1].any()
+        assert finished(host, image, mask, samples=latent, grow=grow, feather=feather)[1][..., edge:].any()
 
 
 def test_vae_encode_for_inpainting_limits_the_mask_too(host):

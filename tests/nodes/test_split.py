@@ -33,6 +33,26 @@ def test_split_sigmas_with_both_parts_guided(host, thing, prompt, step):
     assert len(host.hooks.get_record(attention, half).sigmas) == step
 
 
+@pytest.mark.parametrize("changes", [{}, {"sampler_name": "heun"}, {"cfg": 1.0}], ids=str)
+def test_two_k_sampler_advanced_on_one_guidance(host, changes):
+    latent, truth = host.scene("cat")
+    model, passed, attention = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})
+
+    def part(source, start, end, add_noise="enable", leftover="disable"):
+        inputs = host.sampling(None, latent_image=source, model=model, steps=10, **changes)
+        inputs |= {"noise_seed": inputs.pop("seed"), "add_noise": add_noise, "return_with_leftover_noise": leftover}
+        del inputs["denoise"]
+        return host.extra("KSamplerAdvanced", **inputs, start_at_step=start, end_at_step=end)
+
+    once = part(passed, 5, 10)
+    half = part(passed, 5, 7, leftover="enable")
+    whole = part(half, 7, 10, add_noise="disable")
+    torch.testing.assert_close(whole["samples"], once["samples"], atol=1e-3, rtol=1e-3)
+    masks = [host.run("InstDiffRefineMask", attention=attention, sampled=each)[0] for each in (once, whole)]
+    assert host.iou(masks[1], masks[0] > 0.5) > 0.99
+    assert host.iou(masks[1], truth) > 0.75
+
+
 def test_the_second_part_with_another_prompt_finds_its_own_mask(host):
     latent, _ = host.scene("cat")
     model, passed, attention = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})
