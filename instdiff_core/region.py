@@ -41,8 +41,11 @@ class Region:
     size: tuple[int, int]
 
     def cut(self, images: Tensor) -> Tensor:
-        """The rectangle of pictures ``[B, H, W, C]`` at the working size, ``[1, h, w, C]``, in the same range."""
-        part = self._part(images)
+        """The rectangle of pictures ``[B, H, W, C]`` at the working size, ``[1, h, w, C]``, in the same range.
+
+        Of bytes in 0..1.
+        """
+        part = _in_unit(self._part(images))
         return _resize(part, self.size, "bicubic").clamp(part.amin(), part.amax())
 
     def cut_mask(self, masks: Tensor) -> Tensor:
@@ -52,15 +55,18 @@ class Region:
     def put_back(self, images: Tensor, edited: Tensor, alpha: Tensor) -> Tensor:
         """Put an edited crop into its picture, which is changed in place, and say where, ``[1, height, width]`` bool.
 
-        `images` ``[B, H, W, C]``; `edited` ``[1, h, w, 3 or more]`` and `alpha` ``[1, h, w]`` in 0..1, how
+        `images` ``[B, H, W, C]`` in 0..1, or bytes, which then nowhere take the place of all of a large photo in
+        floats; `edited` ``[1, h, w, 3 or more]`` and `alpha` ``[1, h, w]`` in 0..1, how
         much of it is put back, of any size. Elsewhere the picture stays as it was, bit for bit.
         """
         part, size = self._part(images), (self.height, self.width)
+        before = _in_unit(part)
         colours = min(images.shape[-1], edited.shape[-1])
-        resized = _resize(edited[..., :colours].to(images), size, "bicubic").clamp(0, 1)
+        resized = _resize(edited[..., :colours].to(before), size, "bicubic").clamp(0, 1)
         # not antialiased: that would thin the edit out along the inside of its mask, where the crop was enlarged
-        alpha = functional.interpolate(alpha.to(images)[:, None], size, mode="bilinear")[:, 0]
-        part.copy_(paste(part, resized, alpha))
+        alpha = functional.interpolate(alpha.to(before)[:, None], size, mode="bilinear")[:, 0]
+        pasted = paste(before, resized, alpha)
+        part.copy_(pasted if images.is_floating_point() else pasted.mul_(255).round_())
         return alpha > 0
 
     def of_another(self, further: int) -> Region:
@@ -190,6 +196,11 @@ def _union(first: Box, second: Box) -> Box:
     top, left = (min(first[axis], second[axis]) for axis in (0, 1))
     bottom, right = (max(first[axis] + first[axis + 2], second[axis] + second[axis + 2]) for axis in (0, 1))
     return top, left, bottom - top, right - left
+
+
+def _in_unit(pictures: Tensor) -> Tensor:
+    """Pictures in 0..1, also those of bytes."""
+    return pictures if pictures.is_floating_point() else pictures.float().div_(255)
 
 
 def _resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:

@@ -55,6 +55,9 @@ class Sighting:
 Look = Callable[[Tensor, bool], Sighting]
 """Samples crops ``[N, h, w, C]`` in 0..1, all of one size, towards the prompt; in `QUICK_STEPS` where it is true."""
 
+AT_ONCE = 8
+"""How many tiles are sampled at a time: a photo of 48 megapixels has hundreds for a small model."""
+
 QUICK_STEPS = 3
 """Sampling steps in which a tile shows whether the thing is in it."""
 
@@ -66,7 +69,7 @@ def see(record: AttentionRecord, settings: MaskSettings, crops: Tensor) -> Sight
 
 
 def find_in_photo(photo: Tensor, look: Look, pixels: int, unit: int, hint: Tensor | None = None) -> Tensor:
-    """The mask ``[1, H, W]`` bool of what the prompt is about in a photo ``[1, H, W, C]`` in 0..1.
+    """The mask ``[1, H, W]`` bool of what the prompt is about in a photo ``[1, H, W, C]`` in 0..1, or of bytes.
 
     `pixels` is how many pixels the model was made for, `unit` what the sides of its pictures are
     multiples of. A `hint` ``[1, H, W]`` bool says roughly where it is: then the surroundings of the hint are
@@ -83,8 +86,9 @@ def find_in_photo(photo: Tensor, look: Look, pixels: int, unit: int, hint: Tenso
     tiles = make_tiles((height, width), pixels, unit)
     if len(tiles) == 1 or sighting.confidence[0] >= SURE:
         return _place(whole, sighting.mask, (height, width))
-    sightings = look(torch.cat([tile.cut(photo) for tile in tiles]), True)
-    peak = _around_peak(tiles, sightings, (height, width))
+    parts = [tiles[first : first + AT_ONCE] for first in range(0, len(tiles), AT_ONCE)]
+    sightings = [look(torch.cat([tile.cut(photo) for tile in part]), True) for part in parts]
+    peak = _around_peak(tiles, Sighting.joined(sightings), (height, width))
     return _place(peak, look(peak.cut(photo), False).mask, (height, width))
 
 

@@ -39,7 +39,6 @@ def edit_photo(
     if height * width <= LARGE * pixels:
         return edit(model, picture, prompt, seed=seed, finishing=finishing, **options)
     pictures = torch.from_numpy(picture)[None]
-    photo = pictures.float() / 255
     settings = options.get("settings", PRESETS["default"])
     sampling = options.get("sampling", SAMPLING)
 
@@ -52,8 +51,8 @@ def edit_photo(
         )  # fmt: skip
         return Sighting.joined([see(record, settings, crop[None]) for record, crop in zip(records, crops, strict=True)])
 
-    (region,) = find_regions(find_in_photo(photo, look, pixels, unit), pixels, unit=unit)
-    crop = _in_bytes(region.cut(photo))[0].numpy()
+    (region,) = find_regions(find_in_photo(pictures, look, pixels, unit), pixels, unit=unit)
+    crop = _in_bytes(region.cut(pictures))[0].numpy()
     edited = edit(model, crop, prompt, seed=seed, finishing=finishing, **options)
     return _put_back(pictures, region, edited, finishing)
 
@@ -71,9 +70,9 @@ def _put_back(pictures: Tensor, region: Region, edited: Edit, finishing: FinishO
 
 
 def _pasted(pictures: Tensor, region: Region, crop: Picture, alpha: Tensor) -> Picture:
-    photo = pictures.float() / 255
+    photo = pictures.clone()
     region.put_back(photo, torch.from_numpy(crop)[None].float() / 255, alpha)
-    return _in_bytes(photo)[0].numpy()
+    return photo[0].numpy()
 
 
 def _in_bytes(pictures: Tensor) -> Tensor:

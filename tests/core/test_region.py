@@ -157,3 +157,17 @@ def test_a_region_that_would_be_most_of_the_picture_is_all_of_it() -> None:
     side = math.ceil(math.sqrt(WHOLE * 300 * 400) / 2) + 2
     (region,) = find_regions(masked((50, 50, side, side)), PIXELS, context=2)
     assert (region.height, region.width) == (300, 400)
+
+
+def test_bytes_are_cut_and_put_back_as_their_values_are() -> None:
+    generator = torch.Generator().manual_seed(1)
+    photo = torch.randint(0, 256, (2, 60, 80, 3), generator=generator, dtype=torch.uint8)
+    region, alpha = Region(1, 10, 20, 30, 40, (64, 96)), torch.rand(1, 64, 96, generator=generator).round()
+    crop = region.cut(photo)
+    assert torch.equal(crop, region.cut(photo / 255))
+    edited, values = photo.clone(), photo / 255
+    where = region.put_back(edited, 1 - crop, alpha)
+    assert torch.equal(where, region.put_back(values, 1 - crop, alpha))
+    assert torch.equal(edited, (values * 255).round().to(torch.uint8))
+    assert torch.equal(edited[0], photo[0])
+    assert torch.equal(edited[1, 10:40, 20:60][~where[0]], photo[1, 10:40, 20:60][~where[0]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from instdiff_core.search import SURE, Sighting, find_in_photo, make_tiles
+from instdiff_core.search import AT_ONCE, SURE, Sighting, find_in_photo, make_tiles
 
 PIXELS, UNIT = 64**2, 8
 
@@ -55,7 +55,10 @@ def test_a_small_thing_is_found_in_tiles(place: tuple[int, int]) -> None:
     look = Looker(SURE - 0.1)
     mask = find_in_photo(photo(*place), look, PIXELS, UNIT)
     truth = photo(*place)[..., 0] > 0.5
-    assert [quick for _, quick in look.calls] == [False, True, False]
+    first, *tiles, last = look.calls
+    assert first == last == (1, False)
+    assert all(quick and count <= AT_ONCE for count, quick in tiles)
+    assert sum(count for count, _ in tiles) == len(make_tiles((400, 600), PIXELS, UNIT))
     assert (mask & truth).sum() / (mask | truth).sum() > 0.6
 
 
