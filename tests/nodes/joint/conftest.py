@@ -1,9 +1,10 @@
-"""Transformers of the host's own classes, a few thousand random weights each, and prompts of random vectors."""
+"""Transformers and text encoders of the host's own classes, a few thousand random weights each, and random prompts."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import sys
 from typing import Any
 
@@ -45,6 +46,12 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "sd3": ("SD3", SD3),
     "sd3_5_medium": ("SD3", SD3 | {"x_block_self_attn_layers": [0], "qk_norm": "rms"}),
+    "sd3_of_encoders": (
+        "SD3",
+        SD3
+        | {"adm_in_channels": 16, "context_embedder_config":
+           {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}}},
+    ),
     "qwen_image": (
         "QwenImage",
         {"image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "num_layers": 3, "attention_head_dim": 16,
@@ -70,6 +77,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 """The host's class and the layout of each family."""
+
+VARIANTS = ("lumina2_refined", "sd3_of_encoders")
+"""Layouts that single tests are about: one with refiners, one for the prompts of the text encoder here."""
 
 TEXT, LLAMA = 13, 6
 """Token positions of the prompts here; HiDream has Llama's too."""
@@ -170,7 +180,66 @@ def joint_family(host: Any) -> Any:
     return build
 
 
-@pytest.fixture(params=[name for name in CONFIGS if name != "lumina2_refined"])
+@pytest.fixture(params=[name for name in CONFIGS if name not in VARIANTS])
 def family(request: pytest.FixtureRequest, joint_family: Any) -> Family:
     """Each family that the host has."""
     return joint_family(request.param)
+
+
+T5 = {"t5xxl_model_config": {"d_ff": 8, "d_kv": 4, "d_model": 8, "num_heads": 2, "num_layers": 1}}
+CLIP_L = {
+    "clip_l_model_config": {
+        "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 3, "projection_dim": 8,
+    }
+}  # fmt: skip
+CLIP_G = {"clip_g_model_config": CLIP_L["clip_l_model_config"]}
+WIDE_T5 = {"t5xxl_model_config": T5["t5xxl_model_config"] | {"d_model": 4096}}
+LLM = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
+ENCODERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
+    "flux": ("flux", "FluxTokenizer", "flux_clip", {}, T5 | CLIP_L),
+    "chroma": ("pixart_t5", "PixArtTokenizer", "pixart_te", {}, T5),
+    "sd3": ("sd3_clip", "SD3Tokenizer", "sd3_clip", {}, WIDE_T5 | CLIP_L | CLIP_G),
+    "sd3_without_t5": ("sd3_clip", "SD3Tokenizer", "sd3_clip", {"t5": False}, CLIP_L | CLIP_G),
+    "sd3_t5_alone": ("sd3_clip", "SD3Tokenizer", "sd3_clip", {"clip_l": False, "clip_g": False}, WIDE_T5),
+    "qwen_image": (
+        "qwen_image", "QwenImageTokenizer", "te", {}, {"qwen25_7b_model_config": LLM | {"num_hidden_layers": 1}},
+    ),
+    "z_image": ("z_image", "ZImageTokenizer", "te", {}, {"qwen3_4b_model_config": LLM | {"num_hidden_layers": 3}}),
+    "klein": ("flux", "KleinTokenizer", "klein_te", {}, {"qwen3_4b_model_config": LLM | {"num_hidden_layers": 28}}),
+}  # fmt: skip
+"""Module, tokenizer, what makes the encoder's class and with what, and the sizes of its models."""
+
+LARGE = 10**7
+"""Weights of larger tensors stay as the memory was: no test looks at them."""
+
+
+@pytest.fixture(scope="session")
+def text_encoder(host: Any) -> Any:
+    """``text_encoder(name)``: a CLIP of `ENCODERS`; skips the test where the host has none."""
+
+    @functools.cache
+    def build(name: str) -> Any:
+        import comfy.sd
+        import comfy.supported_models_base
+
+        module_name, tokenizer, factory, arguments, options = ENCODERS[name]
+        try:
+            module = importlib.import_module(f"comfy.text_encoders.{module_name}")
+            encoder = getattr(module, factory)(**arguments)
+        except (ImportError, AttributeError):
+            pytest.skip(f"this ComfyUI has no {factory} in {module_name}")
+
+        class Small(encoder):  # type: ignore[misc, valid-type]
+            def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+                copies = {key: dict(value) for key, value in options.items()}
+                super().__init__(device=device, dtype=dtype, model_options=copies | (model_options or {}))
+
+        target = comfy.supported_models_base.ClipTarget(getattr(module, tokenizer), Small)
+        clip = comfy.sd.CLIP(target, embedding_directory=None, tokenizer_data={}, parameters=1)
+        generator = torch.Generator().manual_seed(0)
+        for key, weight in clip.cond_stage_model.named_parameters():
+            if weight.numel() < LARGE and "visual" not in key:
+                weight.data.normal_(0, 0.2, generator=generator)
+        return clip
+
+    return build
