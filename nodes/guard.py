@@ -103,7 +103,7 @@ class EditGuard(io.ComfyNode):
         mask: Any = None,
     ) -> io.NodeOutput:
         options = GuardOptions(sensitivity, grow, feather, match_colour, if_refused)
-        count = max(len(edited), len(original))
+        count = max(len(edited), len(original), 0 if mask is None else len(mask))
         edits, originals = (host.repeat_to_batch(pictures, count) for pictures in (edited, original))
         masks = [None] * count if mask is None else host.repeat_to_batch(mask, count)
         results = [guard_edit(*entry, options) for entry in zip(originals, edits, masks, strict=True)]

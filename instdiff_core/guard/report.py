@@ -51,7 +51,10 @@ class GuardReport:
         if not self.refusal and self.found:
             lines.append(f"edited: {self.found:.1%} of the picture; {self.kept:.1%} is the original, bit for bit")
         elif not self.refusal:
-            lines.append("nothing edited was found: the original comes out. Try a higher sensitivity, or a mask")
+            lines.append(
+                "nothing edited was found, or the mask is empty: the original comes out. Try a higher sensitivity, "
+                "or a mask of the edit"
+            )
         return "\n".join(lines)
 
     def _moved(self) -> str:

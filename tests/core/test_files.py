@@ -100,6 +100,14 @@ def test_a_transparent_colour_of_a_palette_is_transparent(tmp_path, suffix):
     assert np.array_equal(alpha == 0, RAMP == 255)
 
 
+def test_a_transparent_level_of_16_bit_grey_is_transparent(tmp_path):
+    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "deep.png", transparency=2**16 - 1)
+    colours, alpha = read_picture(tmp_path / "deep.png")
+    assert np.array_equal(colours, GREY)
+    assert alpha is not None
+    assert np.array_equal(alpha == 0, RAMP == 255)
+
+
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
 def test_transparency_is_kept_where_the_format_holds_it(tmp_path, suffix):
     save_picture(COLOURS, tmp_path / f"out.{suffix}", ALPHA)

@@ -37,6 +37,10 @@ AT_ONCE = 24
 """Workflows queued before the first one's end is waited for."""
 
 
+PATIENCE = 1200
+"""Seconds that they may take, on a machine with much else to do."""
+
+
 class Answers(Protocol):
     """A live server, as conftest's `Server`."""
 
@@ -322,7 +326,7 @@ def _bad_refusals(answer: dict[str, Any]) -> Iterator[str]:
 
 def _collect(server: Answers, waiting: dict[str, Case], outcome: Outcome) -> None:
     """Wait for what is queued, judge how it ended, and let the server forget it."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + PATIENCE
     while waiting and json.loads(server.get("/prompt"))["exec_info"]["queue_remaining"]:
         assert time.monotonic() < end, f"the server hangs in one of {[case.wrong for case in waiting.values()]}"
         time.sleep(0.05)

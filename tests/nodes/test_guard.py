@@ -46,6 +46,23 @@ def test_a_batch_of_edits_of_one_original_gives_as_many_pictures(host, original)
     assert "picture 2: the edit was 2.0 pixels to the left" in report
 
 
+def test_masks_of_one_edit_give_as_many_pictures(host, original):
+    masks = torch.zeros(3, *original.shape[1:3])
+    for number, mask in enumerate(masks):
+        mask[40 * number : 40 * number + 40] = 1
+    picture, area, _, _ = host.run(NODE, edited=edit(original), original=original, mask=masks, grow=0.0, feather=0.0)
+    assert len(picture) == 3
+    assert torch.equal(area, masks)
+
+
+def test_an_empty_mask_gives_the_original_and_is_told_of(host, original):
+    empty = torch.zeros(1, 64, 64)
+    picture, area, _, report = host.run(NODE, edited=edit(original), original=original, mask=empty)
+    assert torch.equal(picture, original)
+    assert not area.any()
+    assert "the mask is empty" in report
+
+
 def test_each_picture_of_a_batch_has_its_own_edit_and_mask(host, original):
     originals = torch.cat([original, original.flip(2)])
     masks = torch.zeros(2, 192, 224)
