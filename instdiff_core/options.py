@@ -72,6 +72,27 @@ PRESETS: Mapping[str, MaskSettings] = MappingProxyType(
 
 
 @dataclass(frozen=True)
+class MaskShape:
+    """What becomes of a finished mask's shape (`shape`).
+
+    `fill_holes`: what is enclosed by the mask becomes part of it, whatever its size. `smooth` (0 to
+    64): each pixel becomes what most of those up to so far around it are. `grow` (-256 to 256): by how many
+    pixels the mask is made larger, or smaller; diagonals count as one, and where the mask reaches the
+    border of the picture it stays there.
+
+    Raises ``ValueError`` for a value out of range.
+    """
+
+    fill_holes: bool = False
+    smooth: int = 0
+    grow: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("smooth", self.smooth, 0, 64)
+        check_range("grow", self.grow, -256, 256)
+
+
+@dataclass(frozen=True)
 class SamplingOptions:
     """How an edit is sampled.
 

@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from .components import clean_masks
+from .corrections import Corrections
 from .evidence import CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED, FIRST_WORD, START, AttentionRecord, Evidence
 from .maps import TINY, blur, centre_threshold, follow_edges, measure_separation, rescale_to_unit, resize
 from .metrics import iou
-from .options import MaskSettings
+from .options import MaskSettings, MaskShape
+from .shape import shape_masks
 from .tokens import PromptWords, find_nearest_word, find_words
 
 FITS, CONTRADICTS = 0.9, 1.2
@@ -177,6 +179,18 @@ def resize_mask(
         soft = resize(mask.soft, size)
     binary = clean_masks(soft >= settings.threshold, settings.min_area)
     return _apply_noise_mask(resize_noise_mask(noise_mask, size), replace(mask, soft=soft, binary=binary))
+
+
+def retouch_mask(
+    mask: InstantMask, shape: MaskShape, corrections: Corrections, noise_mask: Tensor | None = None
+) -> InstantMask:
+    """A mask at image size in another shape, and then corrected by hand: its `binary`; `soft` stays as it is.
+
+    Last, what is outside a `noise_mask` ``[B, h, w]`` bool of any size goes.
+    """
+    binary = corrections.apply(shape_masks(mask.binary, shape))
+    size = binary.shape[-2], binary.shape[-1]
+    return _apply_noise_mask(resize_noise_mask(noise_mask, size), replace(mask, binary=binary))
 
 
 def resize_noise_mask(noise_mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:

@@ -7,8 +7,9 @@ from typing import Any, get_args
 
 from comfy_api.latest import io, ui
 
-from ..instdiff_core.options import PRESETS, RegionSampling
-from ..instdiff_core.refine import refine_record, trace_convergence
+from ..instdiff_core.corrections import Corrections
+from ..instdiff_core.options import PRESETS, MaskShape, RegionSampling
+from ..instdiff_core.refine import refine_record, retouch_mask, trace_convergence
 from ..instdiff_core.report import describe_mask
 from ..instdiff_core.tokens import split_names
 from . import host
@@ -171,6 +172,35 @@ class RefineInstantMask(io.ComfyNode):
                     "follow its edges.",
                 ),
                 sampled_input(),
+                io.Int.Input(
+                    "grow",
+                    optional=True,
+                    default=0,
+                    min=-256,
+                    max=256,
+                    tooltip="Makes the mask larger by so many pixels, or smaller.",
+                ),
+                io.Int.Input(
+                    "smooth",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Takes corners, threads and notches of up to about so many pixels off its edge.",
+                ),
+                io.Boolean.Input(
+                    "fill_holes",
+                    optional=True,
+                    default=False,
+                    tooltip="Fills what the mask encloses, however large.",
+                ),
+                io.String.Input(
+                    "corrections",
+                    optional=True,
+                    default="",
+                    socketless=True,
+                    tooltip="What was painted and dropped by hand in the mask editor; it writes this itself.",
+                ),
             ],
             outputs=[
                 io.Mask.Output(
@@ -179,21 +209,23 @@ class RefineInstantMask(io.ComfyNode):
                 ),
                 io.Mask.Output(
                     display_name="soft_mask",
-                    tooltip="The same before it is cut at the threshold and cleaned of specks and holes.",
+                    tooltip="The same before it is cut at the threshold, cleaned of specks and holes, and retouched.",
                 ),
                 io.String.Output(display_name="report", tooltip="The words, their weights, the area, the confidence."),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, words: str | None = None) -> bool | str:
-        return _valid_words(words)
+    def validate_inputs(cls, words: str | None = None, corrections: str | None = None) -> bool | str:
+        valid = _valid_words(words)
+        return _valid_corrections(corrections) if valid is True else valid
 
     @classmethod
     @check_inputs
     def execute(
         cls, attention: Any, steps: int, threshold: float | None = None, words: str | None = None,
-        settings: Any = None, image: Any = None, sampled: Any = None,
+        settings: Any = None, image: Any = None, sampled: Any = None, grow: int | None = None,
+        smooth: int | None = None, fill_holes: bool | None = None, corrections: str | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         settings = settings or DEFAULT
         chosen = replace(
@@ -201,7 +233,9 @@ class RefineInstantMask(io.ComfyNode):
         )
         attention = host.get_record(attention, sampled)
         picture = None if image is None else host.match_image_to_record(image, attention)
-        found = refine_record(attention, chosen, steps or None, picture)
+        shape = MaskShape(bool(fill_holes), smooth or 0, grow or 0)
+        made = refine_record(attention, chosen, steps or None, picture)
+        found = retouch_mask(made, shape, _read_corrections(corrections), attention.noise_mask)
         binary, soft = (
             host.to_intermediate(each if image is None else host.undo_vae_crop(each, image))
             for each in (found.binary.float(), found.soft)
@@ -217,3 +251,23 @@ def _valid_words(words: str | None) -> bool | str:
     """What `validate_inputs` gives for a list of words; the host lets it see what is no text too."""
     wrong = find_text_problem(words) if isinstance(words, str) else None
     return f"words {wrong}" if wrong else True
+
+
+def _read_corrections(text: str | None) -> Corrections:
+    """Raises ``ValueError`` with a sentence."""
+    try:
+        return Corrections.read(text or "")
+    except ValueError as error:
+        raise ValueError(f"corrections {error}: clear them in the mask editor") from None
+
+
+def _valid_corrections(text: str | None) -> bool | str:
+    """What `validate_inputs` gives for corrections; the host lets it see what is no text too."""
+    wrong = find_text_problem(text) if isinstance(text, str) else None
+    if wrong:
+        return f"corrections {wrong}"
+    try:
+        _read_corrections(text if isinstance(text, str) else None)
+    except ValueError as error:
+        return str(error)
+    return True

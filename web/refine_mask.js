@@ -10,13 +10,14 @@ import { textsFor } from "./widget/texts.js";
 
 /**
  * @typedef {any} HostNode a node of the host
- * @typedef {{ name: keyof Choice, value: unknown, label?: string, callback?: Function }} Widget an input of it
+ * @typedef {{ name: keyof typeof INPUTS, value: unknown, label?: string, callback?: Function, hidden?: boolean, options: any }} Widget
+ *   an input of it
  * @typedef {import("./widget/mask_editor.js").Choice} Choice
  */
 
 /** What the editor needs, and what a new node gets. */
-const LEAST_HEIGHT = 380;
-const SIZE = [420, 640];
+const LEAST_HEIGHT = 450;
+const SIZE = [420, 820];
 
 /** Where the references to the latest run are kept in a saved workflow. */
 const PROPERTY = "instdiff_record";
@@ -24,18 +25,25 @@ const PROPERTY = "instdiff_record";
 /** The value of an input, which other nodes may set, as a number. */
 const toNumber = (/** @type {unknown} */ value) => Number(value) || 0;
 
+const asIs = (/** @type {unknown} */ value) => value;
+
 /**
  * How the editor's choices are written in the node's inputs.
  *
- * @type {{ [name in keyof Choice]: { read(value: unknown): Choice[name], write(choice: Choice): unknown } }}
+ * @type {Record<string, { choice: keyof Choice, read(value: unknown): any, write(value: any): unknown }>}
  */
 const INPUTS = {
-  threshold: { read: toNumber, write: ({ threshold }) => threshold },
+  steps: { choice: "steps", read: toNumber, write: asIs },
+  threshold: { choice: "threshold", read: toNumber, write: asIs },
   words: {
+    choice: "words",
     read: (value) => String(value ?? "").split(/[,，、]/).map((word) => word.trim()).filter(Boolean),
-    write: ({ words }) => words.join(", "),
+    write: (words) => words.join(", "),
   },
-  steps: { read: toNumber, write: ({ steps }) => steps },
+  grow: { choice: "grow", read: toNumber, write: asIs },
+  smooth: { choice: "smooth", read: toNumber, write: asIs },
+  fill_holes: { choice: "fillHoles", read: Boolean, write: asIs },
+  corrections: { choice: "corrections", read: (value) => String(value ?? ""), write: asIs },
 };
 
 /** @type {import("./run_output.js").Host} */
@@ -73,7 +81,10 @@ function mount(node) {
   /** @type {Widget[]} */
   const widgets = node.widgets.filter((/** @type {Widget} */ { name }) => name in INPUTS);
   const texts = textsFor(app.extensionManager.setting.get("Comfy.Locale"));
-  for (const widget of widgets) widget.label = texts.inputs[widget.name]; // what its 0 means, which the editor shows
+  for (const widget of widgets) {
+    widget.label = texts.inputs[widget.name] ?? widget.label; // what its 0 means, which the editor shows
+    if (widget.name === "corrections") widget.hidden = widget.options.hidden = true; // nothing to be read by people
+  }
   const editor = new MaskEditor(texts, {
     onChange: (choice) => write(node, widgets, choice),
     onCommit: noteChange,
@@ -125,7 +136,7 @@ function mount(node) {
  * @returns {Choice}
  */
 function read(widgets) {
-  const values = widgets.map(({ name, value }) => [name, INPUTS[name].read(value)]);
+  const values = widgets.map(({ name, value }) => [INPUTS[name].choice, INPUTS[name].read(value)]);
   return /** @type {Choice} */ (Object.fromEntries(values));
 }
 
@@ -136,7 +147,8 @@ function read(widgets) {
  */
 function write(node, widgets, choice) {
   for (const widget of widgets) {
-    const value = INPUTS[widget.name].write(choice);
+    const input = INPUTS[widget.name];
+    const value = input.write(choice[input.choice]);
     if (widget.value === value) continue;
     widget.value = value;
     widget.callback?.(value, app.canvas, node);
@@ -152,7 +164,7 @@ function write(node, widgets, choice) {
 function linked(node) {
   const inputs = /** @type {{ link: unknown, widget?: Widget }[]} */ (node.inputs ?? []);
   const names = inputs.filter(({ link }) => link != null).map(({ widget }) => widget?.name);
-  return /** @type {(keyof Choice)[]} */ (Object.keys(INPUTS)).filter((name) => names.includes(name));
+  return Object.keys(INPUTS).filter((name) => names.includes(name)).map((name) => INPUTS[name].choice);
 }
 
 /** Makes what happened since the last call one step for undo. */

@@ -18,6 +18,7 @@ from instdiff_core.export import import_record
 from instdiff_core.options import PRESETS
 from instdiff_core.refine import refine_record
 from instdiff_core.report import describe_mask
+from tests.corrections import NOT_CORRECTIONS
 
 NODE = "InstDiffRefineMask"
 
@@ -51,6 +52,27 @@ def place(reference):
 
     assert reference["type"] == "temp"
     return Path(folder_paths.get_temp_directory()) / reference["subfolder"] / reference["filename"]
+
+
+def test_the_shape_and_what_is_corrected_by_hand_are_in_the_mask_and_its_area(attention, refine):
+    plain, soft, _, _ = refine(attention=attention, threshold=0.5)
+    grown = refine(attention=attention, threshold=0.5, grow=5)[0]
+    assert torch.equal(grown, torch.nn.functional.max_pool2d(plain, 11, 1, 5))
+    text = '{"1": [["erase", [2048, 2048, 8000]], ["add", [1024, 2048, 1]], ["add", [1024, 2048, 320]]]}'
+    masks, same, report, _ = refine(attention=attention, threshold=0.5, grow=5, corrections=text)
+    assert torch.equal(masks[0], grown[0])
+    assert masks[1].sum() == pytest.approx(np.pi * 10**2, rel=0.02)
+    assert masks[1, 64, 32] == 1
+    assert torch.equal(same, soft)
+    assert f"area {float(masks[1].mean()):.1%}" in report.splitlines()[1]
+
+
+@pytest.mark.parametrize("text", NOT_CORRECTIONS, ids=range(len(NOT_CORRECTIONS)))
+def test_what_is_no_correction_is_refused_with_what_to_do_before_anything_runs(host, attention, refine, text):
+    refusal = host.classes[NODE].validate_inputs(corrections=text)
+    assert refusal.startswith("corrections ")
+    with pytest.raises(ValueError, match=re.escape(refusal)):
+        refine(attention=attention, corrections=text)
 
 
 def test_threshold_and_words_come_before_those_of_the_settings(host, attention, refine):

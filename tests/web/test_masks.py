@@ -1,7 +1,8 @@
-"""The mask that the browser cuts out of an answer is the mask that Python makes, to the pixel."""
+"""The mask that the browser cuts out of an answer, and corrects, is the mask that Python makes, to the pixel."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 
 from instdiff_core.answer import answer_question
 from instdiff_core.components import clean_masks
+from instdiff_core.corrections import Corrections
 from instdiff_core.export import export_record, import_record
-from instdiff_core.options import PRESETS
+from instdiff_core.options import PRESETS, MaskShape
 from instdiff_core.refine import refine_record
 from instdiff_core.refinery import Refinery
+from instdiff_core.shape import shape_masks
+from tests.corrections import NOT_CORRECTIONS
 from tests.records import make_pictures, make_record
 
 WORDS = ("a", "frog", "on", "the", "grass", "frog")
@@ -36,9 +40,7 @@ def test_every_threshold_cuts_what_python_cuts(editor, settings, masked, min_are
         for threshold in (0.01, 0.123, 0.29, 0.5, 0.57, 0.8, 1):
             own = replace(settings, threshold=threshold, target=words)
             wanted = refine_record(record, own, steps or None, floats).binary[0].numpy()
-            mask = editor.cut(answer, threshold)
-            assert np.array_equal(mask.binary, wanted)
-            assert mask.area == pytest.approx(wanted.mean())
+            assert np.array_equal(editor.cut(answer, threshold), wanted)
 
 
 def test_any_mask_is_cleaned_as_in_python(editor):
@@ -55,6 +57,45 @@ def test_any_mask_is_cleaned_as_in_python(editor):
         cleaned = editor.page.evaluate(clean, [mask.astype(int).ravel().tolist(), int(size[1]), least])
         wanted = clean_masks(torch.from_numpy(mask)[None], least)[0].numpy()
         assert np.array_equal(np.array(cleaned, bool).reshape(size), wanted), (number, size, least)
+
+
+def test_any_mask_takes_the_shape_that_it_takes_in_python(editor):
+    generator = np.random.default_rng(1)
+    for number in range(80):
+        size = generator.integers(1, 50, 2)
+        mask = generator.random(size) < generator.choice([0, 0.1, 0.3, 0.5, 0.7, 0.95, 1])
+        shape = MaskShape(bool(number % 2), int(generator.choice([0, 1, 3, 64])), int(generator.integers(-6, 7)))
+        wanted = shape_masks(torch.from_numpy(mask)[None], shape)[0].numpy()
+        assert np.array_equal(editor.shape(mask, shape), wanted), (number, size, shape)
+
+
+def draw_anything(generator, count):
+    """Strokes and dropped parts: thick and thin ones, dots, far outside, with pressure that changes, and none."""
+    actions = []
+    for _ in range(count):
+        name = generator.choice(["add", "erase", "drop"])
+        places = generator.integers(-300, 4400, (generator.integers(1, 6), 3))
+        places[:, 2] = generator.integers(0, generator.choice([2, 60, 300, 1500]), len(places))
+        if name != "drop":
+            places[1:] -= places[:-1].copy()
+        actions.append([str(name), (places[:, :2] if name == "drop" else places).ravel().tolist()])
+    return json.dumps({"0": actions})
+
+
+@pytest.mark.parametrize("longest", [40, 333, 700])
+def test_any_corrections_are_drawn_as_in_python(editor, longest):
+    generator = np.random.default_rng(longest)
+    for number in range(40 if longest < 500 else 6):
+        size = generator.integers(1, longest, 2)
+        mask = np.kron(generator.random((9, 9)) < 0.4, np.ones(-(-size // 9), bool))[: size[0], : size[1]]
+        text = draw_anything(generator, 8)
+        wanted = Corrections.read(text).apply(torch.from_numpy(mask)[None])[0].numpy()
+        assert np.array_equal(editor.correct(mask, text), wanted), (number, size, text)
+
+
+def test_what_python_refuses_as_corrections_the_browser_does_not_draw(editor):
+    for text in NOT_CORRECTIONS:
+        assert not editor.reads(text), text
 
 
 def test_the_words_at_a_place_come_strongest_first(editor):

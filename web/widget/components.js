@@ -28,7 +28,7 @@ export function clean(mask, width, minArea) {
  * @param {number} value 1: what is in the mask, connected over corners too; 0: what is not, and is not
  * @returns {Components}
  */
-function components(mask, width, value) {
+export function components(mask, width, value) {
   /** @type {Components} */
   const found = { value, starts: [], ends: [], parents: [], sizes: [] };
   const { starts, ends, parents, sizes } = found;
@@ -64,8 +64,13 @@ function join({ parents, sizes }, one, other) {
   sizes[joined] = 0;
 }
 
-/** @param {number[]} parents @param {number} run */
-function rootOf(parents, run) {
+/**
+ * The run that stands for the component of a run.
+ *
+ * @param {number[]} parents
+ * @param {number} run
+ */
+export function rootOf(parents, run) {
   while (parents[run] !== run) {
     parents[run] = parents[parents[run]];
     run = parents[run];

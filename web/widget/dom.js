@@ -13,3 +13,14 @@ export function make(tag, attributes = {}, ...children) {
   element.append(...children);
   return element;
 }
+
+/**
+ * @param {string} text
+ * @param {() => void} onClick
+ * @param {string} [label]
+ */
+export function button(text, onClick, label = text) {
+  const element = make("button", { type: "button", "aria-label": label, title: label }, text);
+  element.addEventListener("click", onClick);
+  return element;
+}

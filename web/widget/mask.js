@@ -1,25 +1,34 @@
 import { clean } from "./components.js";
+import { shaped } from "./shape.js";
 
 /** @typedef {import("../answer.js").Answer} Answer */
 
 /**
- * The mask of an answer, cut at a threshold, without specks and holes, and inside the noise mask.
+ * The mask of an answer, cut at a threshold, without specks and holes, inside the noise mask, and then in a shape.
  *
  * @param {Answer} answer
  * @param {number} threshold
- * @returns {{ binary: Uint8Array, area: number }} 1 where the mask is, and the part of the picture that is in it
+ * @param {import("./shape.js").Shape} shape
+ * @returns {Uint8Array} 1 where the mask is
  */
-export function cut({ soft, width, levels, min_area: minArea, noiseMask }, threshold) {
+export function cut({ soft, width, levels, min_area: minArea, noiseMask }, threshold, shape) {
   const least = levels.filter((level) => level <= threshold).length;
-  const binary = new Uint8Array(soft.length);
-  for (let i = 0; i < binary.length; i++) binary[i] = soft[i] >= least ? 1 : 0;
-  clean(binary, width, minArea);
-  let count = 0;
-  for (let i = 0; i < binary.length; i++) {
-    if (noiseMask && !noiseMask[i]) binary[i] = 0;
-    count += binary[i];
-  }
-  return { binary, area: count / binary.length };
+  const mask = new Uint8Array(soft.length);
+  for (let i = 0; i < mask.length; i++) mask[i] = soft[i] >= least ? 1 : 0;
+  clean(mask, width, minArea);
+  keepInside(mask, noiseMask);
+  return shaped(mask, width, shape);
+}
+
+/**
+ * Take out of a mask what is outside the noise mask, if there is one.
+ *
+ * @param {Uint8Array} mask
+ * @param {Uint8Array | undefined} noiseMask
+ */
+export function keepInside(mask, noiseMask) {
+  if (!noiseMask) return;
+  for (let i = 0; i < mask.length; i++) mask[i] &= noiseMask[i];
 }
 
 /**

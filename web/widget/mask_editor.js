@@ -1,5 +1,6 @@
 import { Refusal } from "../answer.js";
-import { make } from "./dom.js";
+import { Corrector } from "./corrector.js";
+import { button, make } from "./dom.js";
 import { cut, wordsAt } from "./mask.js";
 import { Picture } from "./picture.js";
 import { Questions } from "./questions.js";
@@ -9,7 +10,8 @@ import { Words } from "./words.js";
 const MOST_ACTING = 5;
 
 /**
- * @typedef {{ threshold: number, words: string[], steps: number }} Choice
+ * @typedef {import("./shape.js").Shape} Shape
+ * @typedef {Shape & { threshold: number, words: string[], steps: number, corrections: string }} Choice
  *   What the user chose; 0 and no words: as the settings have it, all steps.
  * @typedef {{ words: string[], steps: number, picture: number }} Question
  *   What a soft mask depends on; `picture` is its number in the batch.
@@ -38,7 +40,7 @@ export class MaskEditor {
     this._onChange = onChange;
     this._onCommit = onCommit;
     /** @type {Choice} */
-    this._choice = { threshold: 0, words: [], steps: 0 };
+    this._choice = { threshold: 0, words: [], steps: 0, grow: 0, smooth: 0, fillHoles: false, corrections: "" };
     /** @type {(keyof Choice)[]} */
     this._fixed = [];
     /** @type {Run | null} */
@@ -53,6 +55,8 @@ export class MaskEditor {
     this._number = 0;
     /** @type {Place | null} */
     this._place = null;
+    /** @type {{ answer: Answer, name: string, mask: Uint8Array } | null} the mask before corrections, which move faster */
+    this._cut = null;
     this._scheduled = 0;
     /** @type {Questions<Asked, Answer>} */
     this._questions = new Questions(
@@ -63,6 +67,11 @@ export class MaskEditor {
 
     this._picture = new Picture(texts, (place, byKeyboard) => this._point(place, byKeyboard));
     this._readout = new Readout(texts);
+    this._corrector = new Corrector(texts, this._picture, {
+      onDraw: () => this._schedule(),
+      onChange: (corrections) => this._commit({ corrections }),
+      say: (text) => this._readout.say(text),
+    });
     this._words = new Words(texts, (number) => this._toggle(number));
     this._origin = make("span", { role: "status" });
     this._forget = button(texts.forget, () => this._commit({ words: [] }));
@@ -79,6 +88,7 @@ export class MaskEditor {
       { class: "instdiff-body", hidden: "" },
       this._picture.element,
       this._readout.element,
+      ...this._corrector.elements,
       this._pages.row,
       make("div", { class: "instdiff-row" }, this._origin, this._forget, this._area),
       this._words.element,
@@ -88,7 +98,12 @@ export class MaskEditor {
     );
     this.element = make(
       "div",
-      { class: "instdiff-editor", role: "group", "aria-label": texts.editor },
+      {
+        class: "instdiff-editor",
+        role: "group",
+        "aria-label": texts.editor,
+        "data-capture-wheel": "true", // asks Vue nodes to let lists scroll and the brush grow in an editor with the focus
+      },
       this._waiting,
       this._body,
     );
@@ -115,6 +130,7 @@ export class MaskEditor {
   set(choice, fixed = []) {
     this._choice = { ...choice };
     this._fixed = fixed;
+    this._corrector.load(choice.corrections, fixed.includes("corrections"));
     this._schedule();
   }
 
@@ -212,6 +228,7 @@ export class MaskEditor {
    */
   _point(place, byKeyboard) {
     this._place = place;
+    this._corrector.point(place, byKeyboard);
     this._readOut(byKeyboard);
   }
 
@@ -290,14 +307,29 @@ export class MaskEditor {
   /** @param {Shown} shown */
   _render({ run, question, answer }) {
     const threshold = this._choice.threshold || answer.threshold;
-    const mask = cut(answer, threshold);
-    this._picture.show({ ...answer, ...mask }, run.pictures[Math.min(question.picture, run.pictures.length - 1)]);
-    this._area.textContent = this._texts.area((mask.area * 100).toFixed(1));
+    const mask = this._cutAt(answer, threshold).slice();
+    const binary = this._corrector.correct(mask, answer, question.picture);
+    this._picture.show({ ...answer, binary }, run.pictures[Math.min(question.picture, run.pictures.length - 1)]);
+    const area = mask.reduce((sum, pixel) => sum + pixel, 0) / mask.length;
+    this._area.textContent = this._texts.area((area * 100).toFixed(1));
     this._renderWords(answer);
     this._renderThreshold(threshold);
     this._renderSteps(answer);
     this._renderPages(answer);
     this._readOut(false);
+  }
+
+  /**
+   * @param {Answer} answer
+   * @param {number} threshold
+   */
+  _cutAt(answer, threshold) {
+    const { grow, smooth, fillHoles } = this._choice;
+    const name = String([threshold, grow, smooth, fillHoles]);
+    if (this._cut?.answer !== answer || this._cut.name !== name) {
+      this._cut = { answer, name, mask: cut(answer, threshold, { grow, smooth, fillHoles }) };
+    }
+    return this._cut.mask;
   }
 
   /** @param {Answer} answer */
@@ -360,15 +392,4 @@ export class MaskEditor {
     this._words.highlight(acting.map(({ number }) => number));
     this._readout.show(acting.map(({ number, value }) => ({ text: answer.words[number], value })), aloud);
   }
-}
-
-/**
- * @param {string} text
- * @param {() => void} onClick
- * @param {string} [label]
- */
-function button(text, onClick, label = text) {
-  const element = make("button", { type: "button", "aria-label": label, title: label }, text);
-  element.addEventListener("click", onClick);
-  return element;
 }

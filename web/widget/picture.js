@@ -3,7 +3,11 @@ import { make } from "./dom.js";
 const LIGHT = 0xffffffff;
 const DARK = 0xff000000;
 const DIMMED = 0xa0000000;
+const STRIPE = 0x60000000;
 const CLEAR = 0;
+
+/** What a shown mask has where a part was dropped. */
+export const DROPPED = 2;
 
 /** Width of each line of the outline. */
 const LINE = 1.5;
@@ -35,13 +39,15 @@ export class Picture {
     this._onPoint = onPoint;
     this._canvas = make("canvas", { "aria-hidden": "true" });
     this._cursor = make("div", { class: "instdiff-cursor", hidden: "" });
-    this._frame = make(
+    this._brush = make("div", { class: "instdiff-brush", hidden: "" });
+    this.frame = make(
       "div",
       { class: "instdiff-picture", tabindex: "0", role: "application", "aria-label": texts.picture },
       this._canvas,
       this._cursor,
+      this._brush,
     );
-    this.element = make("div", { class: "instdiff-stage" }, this._frame);
+    this.element = make("div", { class: "instdiff-stage" }, this.frame);
     this._base = document.createElement("canvas");
     this._overlay = document.createElement("canvas");
     /** @type {ImageData | null} */
@@ -50,12 +56,14 @@ export class Picture {
     /** @type {Mask | null} */
     this._mask = null;
     /** @type {Place | null} */
-    this._place = null;
+    this.place = null;
+    /** @type {number | null} */
+    this._radius = null;
 
-    this._frame.addEventListener("pointermove", (event) => this._point(this._placeOf(event), false));
-    this._frame.addEventListener("pointerleave", () => this._point(null, false));
-    this._frame.addEventListener("blur", () => this._point(null, false));
-    this._frame.addEventListener("keydown", (event) => this._onKey(event));
+    this.frame.addEventListener("pointermove", (event) => this._point(this._pixelOf(event), false));
+    this.frame.addEventListener("pointerleave", () => this._point(null, false));
+    this.frame.addEventListener("blur", () => this._point(null, false));
+    this.frame.addEventListener("keydown", (event) => this._onKey(event));
     this._resizes = new ResizeObserver(() => this._fit());
     this._resizes.observe(this.element);
   }
@@ -88,7 +96,7 @@ export class Picture {
     if (!this._mask || !clientWidth || !clientHeight) return;
     const scale = Math.min(clientWidth / this._mask.width, clientHeight / this._mask.height);
     const size = [this._mask.width * scale, this._mask.height * scale];
-    [this._frame.style.width, this._frame.style.height] = size.map((length) => `${length}px`);
+    [this.frame.style.width, this.frame.style.height] = size.map((length) => `${length}px`);
     [this._canvas.width, this._canvas.height] = size.map((length) =>
       Math.max(1, Math.round(length * devicePixelRatio)),
     );
@@ -107,17 +115,44 @@ export class Picture {
   }
 
   /**
+   * Show how large a brush is where the user points.
+   *
+   * @param {number | null} radius as part of the picture's longer side; null: there is no brush
+   */
+  showBrush(radius) {
+    this._radius = radius;
+    this.frame.toggleAttribute("data-brush", radius !== null);
+    this._moveBrush();
+  }
+
+  _moveBrush() {
+    this._brush.hidden = this._radius === null || !this.place;
+    if (this._brush.hidden || !this._mask) return;
+    const { width, height } = this._mask;
+    this._brush.style.width = `${((2 * (this._radius ?? 0) * Math.max(width, height)) / width) * 100}%`;
+    moveTo(this._brush, this.place, this._mask);
+  }
+
+  /**
+   * Where an event is, in pixels of the picture, and beyond it where the event is.
+   *
+   * @param {{ clientX: number, clientY: number }} event
+   * @returns {[number, number]}
+   */
+  placeOf({ clientX, clientY }) {
+    const box = this.frame.getBoundingClientRect();
+    const { width, height } = this._mask ?? { width: 1, height: 1 };
+    return [((clientX - box.left) / box.width) * width, ((clientY - box.top) / box.height) * height];
+  }
+
+  /**
    * @param {PointerEvent} event
    * @returns {Place | null}
    */
-  _placeOf(event) {
+  _pixelOf(event) {
     if (!this._mask) return null;
-    const box = this._frame.getBoundingClientRect();
-    const { width, height } = this._mask;
-    return [
-      clamp(Math.floor(((event.clientX - box.left) / box.width) * width), 0, width - 1),
-      clamp(Math.floor(((event.clientY - box.top) / box.height) * height), 0, height - 1),
-    ];
+    const [x, y] = this.placeOf(event).map(Math.floor);
+    return [clamp(x, 0, this._mask.width - 1), clamp(y, 0, this._mask.height - 1)];
   }
 
   /** @param {KeyboardEvent} event */
@@ -127,7 +162,7 @@ export class Picture {
     event.preventDefault();
     const { width, height } = this._mask;
     const stride = Math.max(1, Math.round(Math.max(width, height) / STRIDES)) * (event.shiftKey ? 8 : 1);
-    const [x, y] = this._place ?? [width >> 1, height >> 1];
+    const [x, y] = this.place ?? [width >> 1, height >> 1];
     this._point([clamp(x + move[0] * stride, 0, width - 1), clamp(y + move[1] * stride, 0, height - 1)], true);
   }
 
@@ -136,20 +171,18 @@ export class Picture {
    * @param {boolean} byKeyboard
    */
   _point(place, byKeyboard) {
-    if (!place && !this._place) return;
-    this._place = place;
+    if (!place && !this.place) return;
+    this.place = place;
     this._cursor.hidden = !byKeyboard;
-    if (place && this._mask) {
-      this._cursor.style.left = `${((place[0] + 0.5) / this._mask.width) * 100}%`;
-      this._cursor.style.top = `${((place[1] + 0.5) / this._mask.height) * 100}%`;
-    }
+    if (place && this._mask) moveTo(this._cursor, place, this._mask);
+    this._moveBrush();
     this._onPoint(place, byKeyboard);
   }
 }
 
 /**
  * What lies over a picture of `width` x `height`: nothing inside the mask, `dimmed` outside, and
- * between them a light and a dark line, each `line` pixels wide.
+ * between them a light and a dark line, each `line` pixels wide; stripes where a part was dropped.
  *
  * @param {Mask} mask
  * @param {number} width
@@ -173,7 +206,9 @@ function overlay(mask, width, height, line, dimmed) {
         inside[at + down] !== here ||
         inside[at - left] !== here ||
         inside[at + right] !== here;
-      pixels[at] = edge ? (here ? LIGHT : DARK) : here ? CLEAR : dimmed;
+      if (edge) pixels[at] = here === 1 ? LIGHT : DARK;
+      else if (here === DROPPED) pixels[at] = (x + y) % (6 * line) < 2 * line ? STRIPE : dimmed || DIMMED;
+      else pixels[at] = here ? CLEAR : dimmed;
     }
   }
   return image;
@@ -201,6 +236,19 @@ function grey(mask) {
   const greys = [0, ...mask.levels].map((level) => Math.round(level * 255));
   for (let at = 0; at < pixels.length; at++) pixels[at] = 0xff000000 | (greys[mask.soft[at]] * 0x010101);
   return image;
+}
+
+/**
+ * Put an element's middle on a pixel.
+ *
+ * @param {HTMLElement} element
+ * @param {Place | null} place
+ * @param {Mask} mask
+ */
+function moveTo(element, place, mask) {
+  if (!place) return;
+  element.style.left = `${((place[0] + 0.5) / mask.width) * 100}%`;
+  element.style.top = `${((place[1] + 0.5) / mask.height) * 100}%`;
 }
 
 /** @param {HTMLCanvasElement} canvas */

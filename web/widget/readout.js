@@ -26,7 +26,12 @@ export class Readout {
       }),
     );
     const said = words.map(({ text, value }) => this._texts.acting(text, percent(value)));
-    this._spoken.textContent = aloud ? said.join(", ") : "";
+    if (aloud) this.say(said.join(", "));
+  }
+
+  /** @param {string} text to be read out by screen readers */
+  say(text) {
+    this._spoken.textContent = text;
   }
 }
 

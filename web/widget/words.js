@@ -1,11 +1,12 @@
 import { make } from "./dom.js";
+import { Toolbar } from "./toolbar.js";
 
 /** @type {Record<number, string>} */
 const SIGNS = { "1": "+", "0": "", "-1": "−" };
 /** @type {Record<number, string>} */
 const WEIGHTS = { "1": "+1", "0": "0", "-1": "−1" };
 
-/** The words of the edit prompt as buttons: one stop for Tab, arrow keys move within. */
+/** The words of the edit prompt as buttons. */
 export class Words {
   /**
    * @param {import("./texts.js").Texts} texts
@@ -15,19 +16,8 @@ export class Words {
     this._texts = texts;
     /** @type {{ word: string, button: HTMLButtonElement, sign: HTMLElement }[]} */
     this._chips = [];
-    this._current = 0;
-    this.element = make("div", {
-      class: "instdiff-words",
-      role: "toolbar",
-      "aria-label": texts.words,
-      "data-capture-wheel": "true", // asks Vue nodes to let a focused list scroll
-    });
-    this.element.addEventListener("click", (event) => {
-      const number = this._numberOf(event.target);
-      if (number >= 0) onToggle(number);
-    });
-    this.element.addEventListener("focusin", (event) => this._enter(this._numberOf(event.target)));
-    this.element.addEventListener("keydown", (event) => this._onKey(event));
+    this._toolbar = new Toolbar({ class: "instdiff-words", "aria-label": texts.words }, onToggle);
+    this.element = this._toolbar.element;
   }
 
   /** @param {string[]} words in prompt order */
@@ -36,14 +26,13 @@ export class Words {
       const sign = make("span", { class: "instdiff-sign", "aria-hidden": "true" });
       const button = make(
         "button",
-        { type: "button", tabindex: "-1", "aria-pressed": "false" },
+        { type: "button", "aria-pressed": "false" },
         sign,
         make("span", { class: "instdiff-word" }, word),
       );
       return { word, button, sign };
     });
-    this.element.replaceChildren(...this._chips.map((chip) => chip.button));
-    this._enter(0);
+    this._toolbar.list(this._chips.map(({ button }) => button));
   }
 
   /**
@@ -74,38 +63,5 @@ export class Words {
   /** @param {number[]} numbers of the words to highlight */
   highlight(numbers) {
     this._chips.forEach(({ button }, number) => button.toggleAttribute("data-acting", numbers.includes(number)));
-  }
-
-  /** @param {EventTarget | null} target */
-  _numberOf(target) {
-    return this._chips.findIndex(({ button }) => button.contains(/** @type {Node | null} */ (target)));
-  }
-
-  /**
-   * Make a word the one that Tab comes to.
-   *
-   * @param {number} number
-   */
-  _enter(number) {
-    if (!this._chips[number]) return;
-    this._chips[this._current]?.button.setAttribute("tabindex", "-1");
-    this._chips[number].button.setAttribute("tabindex", "0");
-    this._current = number;
-  }
-
-  /** @param {KeyboardEvent} event */
-  _onKey(event) {
-    const last = this._chips.length - 1;
-    /** @type {Record<string, number>} */
-    const places = {
-      ArrowLeft: Math.max(0, this._current - 1),
-      ArrowRight: Math.min(last, this._current + 1),
-      Home: 0,
-      End: last,
-    };
-    const number = places[event.key];
-    if (number === undefined) return;
-    event.preventDefault();
-    this._chips[number].button.focus();
   }
 }

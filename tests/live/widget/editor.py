@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import urllib.parse
 
 import numpy as np
@@ -47,10 +48,46 @@ class Editor:
 
     @property
     def words(self):
-        return self.element.get_by_role("toolbar").get_by_role("button")
+        return self.element.get_by_role("toolbar", name="Words").get_by_role("button")
 
     def word(self, text):
         return self.words.filter(has=self.page.get_by_text(text, exact=True)).first
+
+    @property
+    def corrections(self):
+        return self.node.widgets()["corrections"]
+
+    @property
+    def parts(self):
+        """The buttons of the mask's parts."""
+        return self.element.get_by_role("toolbar", name="Parts of the mask").get_by_role("button")
+
+    @property
+    def size(self):
+        return self.element.get_by_role("slider", name="Size of the brush")
+
+    def press_button(self, name):
+        self.element.get_by_role("button", name=name, exact=True).click()
+        self.settle()
+
+    def tool(self, title):
+        """Choose a tool by the beginning of what it says."""
+        self.element.get_by_role("button", name=re.compile(f"^{title}")).click()
+
+    def point(self, x, y):
+        """The place in the page of one in the picture, both from 0 to 1."""
+        box = self.picture.bounding_box()
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def draw(self, *places):
+        """Drag the mouse over places in the picture, from 0 to 1."""
+        mouse = self.page.mouse
+        mouse.move(*self.point(*places[0]))
+        mouse.down()
+        for place in places[1:]:
+            mouse.move(*self.point(*place), steps=5)
+        mouse.up()
+        self.settle()
 
     @property
     def origin(self):
@@ -110,7 +147,7 @@ def workflow(prompt="a red car on the grass"):
     """The template retune_mask with few steps, and one Refine Instant Mask that has room."""
     saved = json.loads(template("retune_mask").read_text(encoding="utf-8"))
     kept, *others = (node for node in saved["nodes"] if node["type"] == NODE)
-    kept.update(title=NODE, pos=[1400, 1600], size=[420, 640], widgets_values=[0, 0, ""], properties={})
+    kept.update(title=NODE, pos=[1400, 1600], size=[420, 820], widgets_values=[0, 0, ""], properties={})
     gone = {node["id"] for node in others} | {node["id"] for node in saved["nodes"] if node["type"] == "PreviewAny"}
     saved["nodes"] = [node for node in saved["nodes"] if node["id"] not in gone]
     saved["links"] = [link for link in saved["links"] if not gone & {link[1], link[3]}]

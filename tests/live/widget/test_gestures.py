@@ -106,7 +106,7 @@ def test_a_drag_in_the_editor_moves_neither_node_nor_canvas_but_one_with_the_mid
 
 def test_the_wheel_scrolls_a_long_list_of_words_that_has_the_focus_and_else_moves_the_canvas(frontend, opened):
     editor = opened("the " * 70)
-    toolbar = editor.element.get_by_role("toolbar")
+    toolbar = editor.element.get_by_role("toolbar", name="Words")
     place = "[app.canvas.ds.scale, ...app.canvas.ds.offset]"
     before = frontend.page.evaluate(place)
     editor.words.first.click()

@@ -60,7 +60,7 @@ def test_after_a_reload_the_editor_shows_the_same(frontend, editor):
 def test_the_saved_workflow_has_the_values_of_the_nodes_own_inputs(frontend, editor):
     editor.threshold.fill("0.6")
     (node,) = (node for node in frontend.workflow["nodes"] if node["type"] == NODE)
-    assert node["widgets_values"] == [0, 0.6, ""]
+    assert node["widgets_values"] == [0, 0.6, "", 0, 0, False, ""]
     node.pop("widgets_values_named", None)
     old = {**node, "inputs": [], "outputs": [], "widgets_values": [2]}
     frontend.load({**frontend.workflow, "nodes": [old], "links": []})

@@ -49,7 +49,7 @@ def test_markup_in_the_prompt_does_nothing(frontend, opened):
 def test_a_hundred_words_leave_the_picture_its_room(frontend, opened):
     editor = opened(" ".join(f"word{number}" for number in range(99)) + " " + "long" * 30)
     assert editor.words.count() >= 75
-    toolbar = editor.element.get_by_role("toolbar")
+    toolbar = editor.element.get_by_role("toolbar", name="Words")
     assert toolbar.bounding_box()["height"] < 100
     assert editor.picture.bounding_box()["height"] > 120
     editor.words.first.focus()
