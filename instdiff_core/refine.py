@@ -24,7 +24,7 @@ from .options import MaskSettings, MaskShape
 from .shape import shape_masks
 from .tokens import PromptWords, find_nearest_word, find_words
 
-FITS, CONTRADICTS = 0.9, 1.2
+FITS, CONTRADICTS = 1.0, 1.2
 """Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
 
 PICTURE_RADIUS = 2
@@ -251,7 +251,8 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, fo
     fits = torch.where(salient >= SALIENT, ratio, 0.0).amax((-2, -1)) < FITTING
     # a constant map says nothing: it fits, but leaves no rest
     fits = fits & (salient.amax((-2, -1)) > 0)
-    place = torch.where(fits[:, None, None], 1 - salient, contradicted)
+    fitting = rescale_to_unit(salient * (1 - ratio).clamp(min=0))
+    place = torch.where(fits[:, None, None], 1 - fitting, contradicted)
     roles = _roles(place, words, chosen, settings)
     if chosen:
         place, fits = (
