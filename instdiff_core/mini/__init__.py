@@ -33,19 +33,16 @@ TEXT_ENCODER: dict[str, Any] = {
 
 
 def text_encoder_weights(folder: Path | None = None) -> dict[str, Tensor]:
-    """The weights of a CLIP text model without layers, float32, under transformers' names.
+    """The weights of a CLIP text model, float32, under transformers' names.
 
-    `folder` holds its ``rows.safetensors``; default: the embedded model's.
-
-    Tokens that no caption uses get a zero row: the model was trained with such words in its
-    captions, and ignores them.
+    `folder` holds its ``rows.safetensors``; default: the embedded model's, which has no layers. The
+    file has the embedding rows of the tokens in use, and whatever else is not zero under its own name.
+    Tokens that no caption uses get a zero row: the model was trained with such words in its captions,
+    and ignores them.
     """
-    rows = load_file((folder or FOLDER / "text_encoder") / "rows.safetensors")
-    tokens = torch.zeros(CLIP_VOCABULARY, TEXT_ENCODER["hidden_size"])
-    tokens[rows["token_ids"].long()] = rows["token_embedding"].float()
-    return {
-        "text_model.embeddings.token_embedding.weight": tokens,
-        "text_model.embeddings.position_embedding.weight": rows["position_embedding"].float(),
-        "text_model.final_layer_norm.weight": rows["final_layer_norm.weight"].float(),
-        "text_model.final_layer_norm.bias": rows["final_layer_norm.bias"].float(),
-    }
+    stored = load_file((folder or FOLDER / "text_encoder") / "rows.safetensors")
+    ids, rows = stored.pop("token_ids").long(), stored.pop("token_embedding").float()
+    tokens = torch.zeros(CLIP_VOCABULARY, rows.shape[1])
+    tokens[ids] = rows
+    weights = {f"text_model.{name}": value.float() for name, value in stored.items()}
+    return weights | {"text_model.embeddings.token_embedding.weight": tokens}

@@ -119,13 +119,7 @@ class EditModel:
 
 def load_mini(device: torch.device | str = "cpu") -> EditModel:
     """The embedded model, float32."""
-    text_encoder = CLIPTextModel(CLIPTextConfig(**mini.TEXT_ENCODER)).eval()
-    names = text_encoder.state_dict().keys()
-    weights = mini.text_encoder_weights()
-    # transformers 5 dropped the prefix
-    text_encoder.load_state_dict(
-        {name if name in names else name.removeprefix("text_model."): weight for name, weight in weights.items()}
-    )
+    text_encoder = load_rows(mini.TEXT_ENCODER, mini.FOLDER / "text_encoder")
     return EditModel(
         UNet2DConditionModel.from_pretrained(mini.FOLDER / "unet", local_files_only=True).float().to(device),
         _laid_out(AutoencoderTiny.from_pretrained(mini.FOLDER / "vae", local_files_only=True).float().to(device)),
@@ -133,6 +127,18 @@ def load_mini(device: torch.device | str = "cpu") -> EditModel:
         CLIPTokenizer.from_pretrained(mini.FOLDER / "tokenizer", local_files_only=True),
         DDIMScheduler.from_pretrained(mini.FOLDER / "scheduler", local_files_only=True),
     )
+
+
+def load_rows(config: dict[str, Any], folder: Path) -> CLIPTextModel:
+    """A CLIP text model, float32, of which `folder` holds only the rows in use (`mini.text_encoder_weights`)."""
+    text_encoder = CLIPTextModel(CLIPTextConfig(**config)).eval()
+    names = text_encoder.state_dict().keys()
+    weights = mini.text_encoder_weights(folder)
+    # transformers 5 dropped the prefix
+    text_encoder.load_state_dict(
+        {name if name in names else name.removeprefix("text_model."): weight for name, weight in weights.items()}
+    )
+    return text_encoder
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> EditModel:

@@ -19,8 +19,8 @@ import torch
 
 from ...instdiff_core.mini import FOLDER, TEXT_ENCODER, text_encoder_weights
 
-PREVIEW_COLOURS = [[0.61, 0.10, 0.03], [0.06, 0.42, -0.03], [-0.01, 0.07, 0.58], [-0.04, -0.02, -0.02]]
-PREVIEW_BIAS = [0.11, 0.09, -0.09]
+PREVIEW_COLOURS = [[0.54, 0.05, 0.02], [0.09, 0.44, 0.04], [0.00, 0.08, 0.54], [-0.01, -0.01, 0.00]]
+PREVIEW_BIAS = [0.12, 0.04, -0.09]
 
 
 def _config(part: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from instdiff_core.options import DiffEditOptions, FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Edit, EditModel, Picture, edit_batch, load_mini, load_model
 from instdiff_core.pipeline.diffedit import find_masks
+from instdiff_core.pipeline.model import load_rows
 from instdiff_core.tokens import PromptWords
 
 from .common import Mask, device
@@ -23,7 +25,6 @@ from .scenes import Scene
 
 PARTS: dict[str, Any] = {
     "unet": UNet2DConditionModel,
-    "text_encoder": CLIPTextModel,
     "tokenizer": CLIPTokenizer,
     "scheduler": DDIMScheduler,
 }
@@ -50,7 +51,13 @@ def load_unet(path: Path | None) -> EditModel:
 
 def _load_parts(folder: Path) -> EditModel:
     """The embedded model with the parts that are in the folder in place of its own, float32."""
-    parts = {name: _read(kind, folder / name) for name, kind in PARTS.items() if (folder / name).is_dir()}
+    parts: dict[str, Any] = {
+        name: _read(kind, folder / name) for name, kind in PARTS.items() if (folder / name).is_dir()
+    }
+    if (text := folder / "text_encoder").is_dir():
+        config = json.loads((text / "config.json").read_text(encoding="utf-8"))
+        rows_only = (text / "rows.safetensors").is_file()
+        parts["text_encoder"] = (load_rows(config, text) if rows_only else _read(CLIPTextModel, text)).to(device())
     if (folder / "vae").is_dir():
         tiny = '"AutoencoderTiny"' in (folder / "vae" / "config.json").read_text(encoding="utf-8")
         parts["vae"] = _read(AutoencoderTiny if tiny else AutoencoderKL, folder / "vae")

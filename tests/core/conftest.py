@@ -6,7 +6,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from instdiff_core.mini import FOLDER
-from instdiff_core.mini.corpus import known
+from instdiff_core.mini.training.corpus import known
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from instdiff_core.mini.corpus import Corpus, caption, caption_words, known
 from instdiff_core.mini.scenes import vocabulary
+from instdiff_core.mini.training.corpus import Corpus, caption, caption_words, known
 
 
 @pytest.fixture

@@ -37,9 +37,7 @@ NOT_COPIED = {
 """What a ComfyUI folder has beside the program."""
 
 FOR_DEVELOPERS = (
-    ".", "docs/", "tests/", "CONTRIBUTING.md", "Makefile", "tsconfig.json",
-    "instdiff_core/mini/corpus.", "instdiff_core/mini/sources.py", "instdiff_core/mini/train.py",
-    "instdiff_core/mini/train_corpus.py", "instdiff_core/mini/flow.py", "instdiff_core/mini/train_flow.py",
+    ".", "docs/", "tests/", "CONTRIBUTING.md", "Makefile", "tsconfig.json", "instdiff_core/mini/training/",
 )  # fmt: skip
 """How the names of the files begin that only work on the pack needs."""
 

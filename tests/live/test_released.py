@@ -3,7 +3,7 @@
 ``tests/released/<version>`` is what that version came with: its example workflows, and of every node the
 inputs with their types (or their choices), the widgets in the order of ``widgets_values``, and the outputs. A
 release adds a folder by ``python -m tests.released``; none is ever changed. ``results`` are masks and pictures that
-the workflows gave in a few steps, by the names of their nodes.
+the workflows give in a few steps, by the names of their nodes; those of the embedded model change with its weights.
 """
 
 import json

@@ -8,12 +8,22 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from transformers import CLIPTokenizer
+
 from instdiff_core.metrics import iou
-from instdiff_core.mini.flow import Flow, FlowConfig, _rotation
-from instdiff_core.mini.train_flow import context_of, starting_model, write_flow
+from instdiff_core.mini import FOLDER
+from instdiff_core.mini.training.flow import FlowSubject
+from instdiff_core.mini.training.flux import Flow, FlowConfig
+from instdiff_core.mini.training.words import token_ids
+from instdiff_core.mini.training.world import texts
 from tests.flow_model import diffusion_model_layout, load_flow
 
 from .conftest import PACK
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
 
 
 @pytest.fixture
@@ -23,7 +33,9 @@ def twins(host):
     from comfy.ops import disable_weight_init
 
     torch.manual_seed(5)
-    config = FlowConfig(hidden_size=64, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=24)
+    config = FlowConfig(
+        hidden_size=64, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=24, axes_dim=(8, 12, 12)
+    )
     ours = Flow(config)
     theirs = Flux(**diffusion_model_layout(asdict(config)), dtype=torch.float32, operations=disable_weight_init)
     names = set(theirs.state_dict())
@@ -49,39 +61,20 @@ def test_the_trained_model_is_the_hosts_flux(twins, height, width, words):
 
 
 @torch.no_grad()
-def test_what_is_written_is_read_by_the_host_with_the_same_words_and_velocity(host, tmp_path):
+def test_what_is_written_is_read_by_the_host_with_the_same_words_and_velocity(host, tokenizer, tmp_path):
     torch.manual_seed(6)
-    trained = starting_model(None)
-    for parameter in trained["flow"].final_layer.parameters():
+    trained = FlowSubject(token_ids(tokenizer, texts()).flatten().tolist())
+    for parameter in trained.flow.final_layer.parameters():
         parameter.normal_(std=0.1)
-    write_flow(trained, tmp_path)
+    trained.write(tmp_path)
     model, clip = load_flow(sys.modules[f"{PACK}.nodes.host.mini_model"], tmp_path)
     text = "a red car on the grass"
     context = clip.encode_from_tokens(clip.tokenize(text))
-    expected = context_of(trained, [text], context.shape[1])
+    expected = trained.words(token_ids(tokenizer, [text], context.shape[1]))
     torch.testing.assert_close(context, expected, atol=2e-3, rtol=2e-3)
     latents, sigmas = torch.randn(1, 4, 32, 32), torch.tensor([0.6])
     predicted = model.model.diffusion_model(latents, sigmas, context, torch.randn(1, 1))
-    torch.testing.assert_close(predicted.float(), trained["flow"](latents, sigmas, expected), atol=1e-2, rtol=1e-2)
-
-
-@torch.no_grad()
-def test_going_on_from_written_weights_starts_where_they_stand(tmp_path):
-    torch.manual_seed(7)
-    trained = starting_model(None)
-    write_flow(trained, tmp_path)
-    again = starting_model(tmp_path)
-    for name, value in trained["flow"].state_dict().items():
-        torch.testing.assert_close(again["flow"].state_dict()[name], value, atol=1e-3, rtol=1e-3)
-    texts = ["", "a cat and a zebra at night"]
-    torch.testing.assert_close(context_of(again, texts, 20), context_of(trained, texts, 20), atol=4e-3, rtol=4e-3)
-
-
-@torch.no_grad()
-def test_a_window_stands_where_it_was_cut_out():
-    config = FlowConfig(hidden_size=64, num_heads=2, depth=1, depth_single_blocks=1)
-    whole, part = (_rotation(config, 3, torch.arange(first, last), torch.arange(8)) for first, last in ((0, 8), (2, 5)))
-    torch.testing.assert_close(part[:, 3:], whole[:, 3 + 2 * 8 : 3 + 5 * 8])
+    torch.testing.assert_close(predicted.float(), trained.flow(latents, sigmas, expected), atol=1e-2, rtol=1e-2)
 
 
 @pytest.fixture(scope="module")

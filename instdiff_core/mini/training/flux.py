@@ -24,12 +24,12 @@ class FlowConfig:
     patch_size: int = 2
     context_in_dim: int = 192
     vec_in_dim: int = 1
-    hidden_size: int = 160
-    num_heads: int = 5
+    hidden_size: int = 240
+    num_heads: int = 6
     mlp_ratio: float = 4.0
     depth: int = 2
-    depth_single_blocks: int = 3
-    axes_dim: tuple[int, int, int] = (8, 12, 12)
+    depth_single_blocks: int = 4
+    axes_dim: tuple[int, int, int] = (8, 16, 16)
     theta: int = 100
     qkv_bias: bool = True
     guidance_embed: bool = False
@@ -54,29 +54,17 @@ class Flow(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self,
-        latents: Tensor,
-        sigmas: Tensor,
-        context: Tensor,
-        *,
-        origin: tuple[int, int] = (0, 0),
-        stride: float = 1,
-    ) -> Tensor:
+    def forward(self, latents: Tensor, sigmas: Tensor, context: Tensor) -> Tensor:
         """Velocities ``[B, C, H, W]`` of latents ``[B, C, H, W]`` at noise levels ``[B]`` for contexts ``[B, L, D]``.
 
-        H and W are multiples of the patch. `origin` is the row and column of the first patch, where the latents
-        are cut out of larger ones. `stride` is the distance of two patches: more than 1 spreads the patches of a
-        small picture over the area of a large one.
+        H and W are multiples of the patch.
         """
         patch = self.config.patch_size
         rows, columns = latents.shape[-2] // patch, latents.shape[-1] // patch
         picture = self.img_in(functional.pixel_unshuffle(latents, patch).flatten(2).transpose(1, 2))
         text = self.txt_in(context)
         time = self.time_in(_waves(sigmas))
-        places = [start + (stride - 1) / 2 + stride * torch.arange(count, dtype=torch.float64)
-                  for start, count in zip(origin, (rows, columns), strict=True)]  # fmt: skip
-        rotation = _rotation(self.config, text.shape[1], *places).to(latents.device)
+        rotation = _rotation(self.config, text.shape[1], rows, columns).to(latents.device)
         for block in self.double_blocks:
             picture, text = block(picture, text, time, rotation)
         sequence = torch.cat([text, picture], 1)
@@ -215,8 +203,10 @@ def _heads(qkv: Tensor, heads: int, norm: Norms) -> tuple[Tensor, Tensor, Tensor
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, rotation: Tensor) -> Tensor:
-    """``[B, L, H * D]``; as matrices, since torch's fused attention has a slow backward pass on a processor."""
+    """``[B, L, H * D]``; as matrices on a processor, where torch's fused attention has a slow backward pass."""
     query, key = _rotated(query, rotation), _rotated(key, rotation)
+    if query.is_cuda:
+        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
 
@@ -228,10 +218,10 @@ def _rotated(tokens: Tensor, rotation: Tensor) -> Tensor:
     return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
 
 
-def _rotation(config: FlowConfig, words: int, rows: Tensor, columns: Tensor) -> Tensor:
+def _rotation(config: FlowConfig, words: int, rows: int, columns: int) -> Tensor:
     """Cosines and sines ``[2, L, D / 2]``: text stands at 0, the patches at (0, row, column)."""
-    places = torch.zeros(words + len(rows) * len(columns), 3, dtype=torch.float64)
-    places[words:, 1:] = torch.cartesian_prod(rows, columns)
+    places = torch.zeros(words + rows * columns, 3, dtype=torch.float64)
+    places[words:, 1:] = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
     angles = torch.cat(
         [
             places[:, axis, None] * config.theta ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)

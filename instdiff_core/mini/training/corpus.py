@@ -1,6 +1,6 @@
 """The larger world that the model is trained on: three drawing styles, photographed grounds, light and shadow.
 
-    python -m instdiff_core.mini.corpus --packages DIR --out ARTWORK
+    python -m instdiff_core.mini.training.corpus --packages DIR --out ARTWORK
 
 makes its artwork out of unpacked packages, each in a folder of DIR under the name given here:
 
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .scenes import BACKGROUNDS, FOLDER, Masks, Picture, noise, paint, with_article
+from ..scenes import BACKGROUNDS, Masks, Picture, noise, paint, with_article
 
 SIDE = 192
 PHOTOGRAPHED = 0.4
@@ -44,7 +44,7 @@ SHARES = (1.0, 1.0, 0.58, 0.42)
 @functools.cache
 def known() -> dict[str, Any]:
     """The content of ``corpus.json``."""
-    return json.loads((FOLDER / "corpus.json").read_text(encoding="utf-8"))
+    return json.loads(Path(__file__).with_name("corpus.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

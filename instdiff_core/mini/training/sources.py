@@ -1,6 +1,6 @@
 """Make the artwork and the tokenizer of the model from their public sources.
 
-    python -m instdiff_core.mini.sources --font NotoColorEmoji.ttf --clip CLIP_TOKENIZER_FOLDER
+    python -m instdiff_core.mini.training.sources --font NotoColorEmoji.ttf --clip CLIP_TOKENIZER_FOLDER
 
 writes ``emoji/*.png`` (Debian's package fonts-noto-color-emoji) and ``tokenizer/`` (the part of
 CLIP's byte-pair vocabulary that the captions need). Both are in the repository; run this only
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .scenes import FOLDER, vocabulary
+from ..scenes import FOLDER, vocabulary
+from .corpus import caption_words as corpus_words
 
 
 def write_emoji(font: Path) -> None:
@@ -54,7 +55,7 @@ def write_tokenizer(clip: Path) -> None:
     ranked = [tuple(line.split()) for line in lines if line]
     rank = {pair: index for index, pair in enumerate(ranked)}
     used: set[tuple[str, ...]] = set()
-    for word in caption_words():
+    for word in {*caption_words(), *corpus_words()}:
         pieces = [*word[:-1], word[-1] + "</w>"]
         while pairs := [pair for pair in pairwise(pieces) if pair in rank]:
             best = min(pairs, key=rank.__getitem__)
