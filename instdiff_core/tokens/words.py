@@ -23,8 +23,9 @@ class Word:
 class PromptWords:
     """The words of an edit prompt, the positions of its start and end tokens, and the length of its context.
 
-    Not every encoder has a start token. A word may have tokens in several parts of the context (`join_words`).
-    `from_end`: in a longer context the words are as far from its end as here; what is new comes before them.
+    Only CLIP has a start token. A word may have tokens in several parts of the context (`join_words`).
+    In a longer context CLIP's words come again with every repeat; others are as far from its end as here where
+    `from_end` says so, and what is new comes before them, else it comes behind them.
     """
 
     words: tuple[Word, ...]
@@ -47,15 +48,14 @@ class PromptWords:
 
     def fits(self, length: int) -> bool:
         """Whether the words are known in a context of this length."""
-        return length >= self.length if self.from_end else length % self.length == 0
+        return length % self.length == 0 if self.start else length >= self.length
 
     def matrix(self, length: int, device: torch.device | str = "cpu") -> Tensor:
         """``[length, 2 + words]`` float32: probabilities times this give the maps of start, end and words.
 
-        A word's map is the mean over its tokens (docs/method.md, 2.2). A context that was filled up
-        before the prompt is counted from its end, where `from_end` says so; else one that the host
-        repeated to match a longer one (`length` a multiple of ours) is folded by summing. Raises
-        ``ValueError`` when it is neither.
+        A word's map is the mean over its tokens (docs/method.md, 2.2). A context of CLIP's that the host
+        repeated to match a longer one (`length` a multiple of ours) is folded by summing; of others what was
+        added before or behind the prompt counts for nothing. Raises ``ValueError`` for any other length.
         """
         if not self.fits(length):
             raise ValueError(
@@ -65,10 +65,11 @@ class PromptWords:
         matrix = torch.zeros(self.length, 2 + len(self.words))
         for number, positions in enumerate((self.start, self.end, *(word.positions for word in self.words))):
             matrix[list(positions), number] = 1 / max(len(positions), 1)
-        if self.from_end:
-            matrix = functional.pad(matrix, (0, 0, length - self.length, 0))
-        else:
+        if self.start:
             matrix = matrix.repeat(length // self.length, 1)
+        else:
+            added = length - self.length
+            matrix = functional.pad(matrix, (0, 0, added, 0) if self.from_end else (0, 0, 0, added))
         return matrix.to(device)
 
 

@@ -154,12 +154,13 @@ def check_prompt(
     words = prompt.words
     for context, options in entries:
         length = context_length(context, options)
-        # exactly: the host repeats a context to match a longer one only while it samples; but an encoder that is
-        # also shown pictures, as Qwen-Image-Edit's is, has more before the words
-        if length != words.length and not (named and words.from_end and length > words.length):
+        # exactly: the host repeats a context to match a longer one only while it samples; but other nodes add tokens of
+        # pictures, before the words (TextEncodeQwenImageEdit) or behind them (Redux)
+        if length != words.length and not (named and not words.start and length > words.length):
             raise ValueError(
                 f"the positive conditioning has {length} token positions, but its words were counted for "
                 f"{words.length}: encode the edit prompt again, and do not concatenate it with another one"
+                + ("" if words.start or named else "; where another node adds a picture to it, connect clip and text")
             )
     find_target_words(words, settings.target if settings else ())
     if settings is not None:

@@ -355,6 +355,18 @@ def test_an_embedding_in_a_frame_is_one_word():
     assert found(words) == [("the", (0,)), ("embedding:thing", (1, 2)), ("dog", (3,))]
 
 
+@pytest.mark.parametrize("added", [3, 5])
+def test_what_was_added_behind_a_prompt_without_start_token_counts_for_nothing(added):
+    """Also where the context is then twice as long, as one of CLIP's that was repeated."""
+    words = PromptWords((Word("dog", (1, 2)),), (), (3,), 5)
+    assert words.fits(5 + added)
+    expected = torch.zeros(5 + added, 3)
+    expected[[1, 2], 2], expected[3, 1] = 0.5, 1
+    assert torch.equal(words.matrix(5 + added), expected)
+    with pytest.raises(ValueError, match="4 token positions"):
+        words.matrix(4)
+
+
 def test_templates_are_counted_from_the_end_of_a_longer_context():
     tokens = [*TEMPLATE, "a", "Ġdog", *BEHIND]
     words = Vocabulary(*BYTE_LEVEL).read(tokens, TEMPLATE + BEHIND, "a dog")

@@ -29,7 +29,7 @@ EXTRAS = (
     "nodes_custom_sampler", "nodes_perpneg", "nodes_advanced_samplers", "nodes_context_windows",
     "nodes_model_downscale", "nodes_tomesd", "nodes_hypertile", "nodes_freelunch", "nodes_pag", "nodes_sag",
     "nodes_model_advanced", "nodes_differential_diffusion", "nodes_easycache", "nodes_hooks", "nodes_lt",
-    "nodes_flux", "nodes_edit_model",
+    "nodes_flux", "nodes_edit_model", "nodes_qwen",
 )  # fmt: skip
 """Where the host's further nodes are."""
 

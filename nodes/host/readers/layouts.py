@@ -86,12 +86,31 @@ def _text_first(call: Call) -> Layout:
 
 
 def _text_first_both_padded(call: Call) -> Layout:
-    """Text and picture, each filled up to a multiple, if there is one. Raises ``ValueError`` for references."""
-    if call.inputs.get("ref_latents") or call.inputs.get("siglip_feats"):
-        raise ValueError("the references of Z-Image Omni stand before the picture, and are not known: leave them out")
+    """Text and picture, each filled up to a multiple, if there is one.
+
+    With references (Z-Image Omni) their texts stand before the text, what SigLIP sees of each behind all texts, a
+    filled up nothing for the picture itself at its end, and then their pictures, before the picture. A reference
+    without text or SigLIP has one multiple of pads instead.
+    """
     multiple: int = getattr(call.network, "pad_tokens_multiple", None) or 1
-    text, picture = (-(-count // multiple) * multiple for count in (call.text, call.cells))
-    return Layout(text + picture, (Span(0, call.text, 0),), text, call.columns)
+
+    def padded(count: int) -> int:
+        return -(-count // multiple) * multiple
+
+    references: list[Tensor] = call.inputs.get("ref_latents") or []
+    texts = [padded(each.shape[1]) for each in call.inputs.get("ref_contexts") or []]
+    seen = [padded(each.shape[1] * each.shape[2]) for each in call.inputs.get("siglip_feats") or []]
+    count = len(references)
+    before = sum((texts + [multiple] * count)[:count])
+    picture = before + padded(call.text)
+    if references:
+        picture += sum(texts[count:])
+        if getattr(call.network, "siglip_embedder", None) is not None:
+            picture += sum((seen + [multiple] * count)[:count]) + multiple
+    for each in references:
+        rows, columns = count_cells(tuple(each.shape), call.network)
+        picture += padded(rows * columns)
+    return Layout(picture + padded(call.cells), (Span(0, call.text, before),), picture, call.columns)
 
 
 def _picture_first(call: Call) -> Layout:

@@ -6,11 +6,17 @@ import dataclasses
 import functools
 import importlib
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+from .small_tokenizers import llama, sentence_piece, tekken
 
 ROPE = {"axes_dim": [4, 6, 6], "theta": 100}
 FLUX = {
@@ -63,6 +69,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "ZImage",
         LUMINA | {"n_kv_heads": 2, "pad_tokens_multiple": 32, "time_scale": 1000.0},
     ),
+    "z_image_omni": (
+        "ZImage",
+        LUMINA | {"n_kv_heads": 2, "pad_tokens_multiple": 32, "time_scale": 1000.0, "siglip_feat_dim": 8},
+    ),
     "hidream": (
         "HiDream",
         {"image_model": "hidream", "in_channels": 16, "out_channels": 16, "num_layers": 2, "num_single_layers": 2,
@@ -78,8 +88,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """The host's class and the layout of each family."""
 
-VARIANTS = ("lumina2_refined", "sd3_of_encoders")
-"""Layouts that single tests are about: one with refiners, one for the prompts of the text encoder here."""
+VARIANTS = ("lumina2_refined", "sd3_of_encoders", "z_image_omni")
+"""Layouts that single tests are about: one with refiners, one for the text encoder's prompts, one with references."""
 
 TEXT, LLAMA = 13, 6
 """Token positions of the prompts here; HiDream has Llama's too."""
@@ -206,15 +216,38 @@ ENCODERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
     ),
     "z_image": ("z_image", "ZImageTokenizer", "te", {}, {"qwen3_4b_model_config": LLM | {"num_hidden_layers": 3}}),
     "klein": ("flux", "KleinTokenizer", "klein_te", {}, {"qwen3_4b_model_config": LLM | {"num_hidden_layers": 28}}),
+    "flux2": (
+        "flux", "Flux2Tokenizer", "flux2_te", {},
+        {"mistral3_24b_model_config": LLM | {"num_hidden_layers": 31}},
+    ),
+    "lumina2": (
+        "lumina2", "LuminaTokenizer", "te", {},
+        {"gemma2_2b_model_config": LLM | {"num_hidden_layers": 3}},
+    ),
+    "wan": (
+        "wan", "WanT5Tokenizer", "te", {},
+        {"umt5xxl_model_config": T5["t5xxl_model_config"]},
+    ),
+    "hidream": (
+        "hidream", "HiDreamTokenizer", "hidream_clip", {},
+        T5 | CLIP_L | CLIP_G | {"llama_model_config": LLM | {"num_hidden_layers": 2}},
+    ),
 }  # fmt: skip
 """Module, tokenizer, what makes the encoder's class and with what, and the sizes of its models."""
+
+TOKENIZERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "flux2": tekken,
+    "lumina2": partial(sentence_piece, prefix=False, end=1, begin=2, unknown=3),
+    "wan": partial(sentence_piece, prefix=True, end=1, begin=-1, unknown=2),
+}
+"""Those that come with the encoder's file."""
 
 LARGE = 10**7
 """Weights of larger tensors stay as the memory was: no test looks at them."""
 
 
 @pytest.fixture(scope="session")
-def text_encoder(host: Any) -> Any:
+def text_encoder(host: Any, host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """``text_encoder(name)``: a CLIP of `ENCODERS`; skips the test where the host has none."""
 
     @functools.cache
@@ -235,7 +268,9 @@ def text_encoder(host: Any) -> Any:
                 super().__init__(device=device, dtype=dtype, model_options=copies | (model_options or {}))
 
         target = comfy.supported_models_base.ClipTarget(getattr(module, tokenizer), Small)
-        clip = comfy.sd.CLIP(target, embedding_directory=None, tokenizer_data={}, parameters=1)
+        data = TOKENIZERS[name]() if name in TOKENIZERS else {}
+        with llama(host_path, tmp_path_factory.mktemp("llama")) if name == "hidream" else nullcontext():
+            clip = comfy.sd.CLIP(target, embedding_directory=None, tokenizer_data=data, parameters=1)
         generator = torch.Generator().manual_seed(0)
         for key, weight in clip.cond_stage_model.named_parameters():
             if weight.numel() < LARGE and "visual" not in key:

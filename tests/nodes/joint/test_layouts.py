@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,32 @@ def test_the_cells_of_references_are_not_those_of_the_picture(host, joint_family
     other[..., 8, 12] += 1
     call = spied(host, family, other, positive=family.positive(reference_latents=references))[0].calls[0]
     assert moved(calls[0]["q"], call["q"]) == {layout.picture + cells - 1}
+
+
+@pytest.mark.parametrize("texts", [0, 1, 3], ids=["no_texts", "one_text", "a_text_more_than_references"])
+@pytest.mark.parametrize("seen", [0, 1], ids=["pictures", "pictures_and_siglip"])
+def test_references_of_z_image_omni_stand_before_the_picture(host, joint_family, texts, seen):
+    """Two references of 2 x 4 and 5 x 7 cells; TextEncodeZImageOmni gives them texts and what SigLIP saw."""
+    family = joint_family("z_image_omni")
+    latent, references = family.latent(9, 13), [family.latent(4, 8), family.latent(10, 14)]
+    contexts = [torch.randn(1, length, 8) for length in (3, 40, 5)][:texts]
+    features = [types.SimpleNamespace(image_sizes=[(3, 32, 48)], last_hidden_state=torch.randn(1, 6, 8))] * seen
+    options: dict[str, Any] = {"reference_latents_text_embeds": contexts, "clip_vision_outputs": features}
+
+    def queries(latent: Tensor, references: list[Tensor], positive: Any = None) -> dict[str, Any]:
+        positive = positive or family.positive(reference_latents=references, **options)
+        return spied(host, family, latent, positive=positive)[0].calls[0]
+
+    call = queries(latent, references)
+    layout = call["layout"]
+    other, moved_reference = latent.clone(), [references[0], references[1].clone()]
+    other[..., 8, 12] += 1
+    moved_reference[1][..., 9, 13] += 1
+    assert moved(call["q"], queries(other, references)["q"]) == {layout.picture + 5 * 7 - 1}
+    # the last cell of the second reference, whose 35 cells are filled up to 64
+    assert moved(call["q"], queries(latent, moved_reference)["q"]) == {layout.picture - 64 + 35 - 1}
+    positive = perturbed(family.positive(reference_latents=references, **options), 5, 13)
+    assert moved(call["k"], queries(latent, references, positive)["k"]) == {layout.text[0].place + 5}
 
 
 def test_a_picture_to_edit_stands_beside_hidreams_own(host, joint_family):

@@ -225,14 +225,6 @@ def test_an_interrupted_sampling_leaves_nothing_behind(host, family):
     check_record(host.capture(latent, **family.inputs())[1])
 
 
-def test_references_of_z_image_omni_are_refused(host, joint_family):
-    family = joint_family("z_image")
-    latent = family.latent(8, 12)
-    inputs = family.inputs(positive=family.positive(reference_latents=[latent]))
-    with pytest.raises(ValueError, match="references of Z-Image Omni"):
-        host.edit(latent, **inputs)
-
-
 def test_the_published_method_is_refused_without_a_start_token(host, joint_family):
     family = joint_family("flux")
     latent, paper = family.latent(8, 12), host.settings(preset="paper")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
@@ -33,6 +34,37 @@ def test_words_stand_at_the_positions_of_their_tokens(host, text_encoder, name, 
     assert words == [(text, (first + number,)) for number, text in enumerate(["a", "green", "dog", "on", "grass"])]
     found = conditioning[0][1]["instdiff_prompt"].words
     assert (found.start, found.end) == ((), (end,))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "parses"),
+    [
+        ("flux2", "mistral3_24b", False), ("lumina2", "gemma2_2b", True), ("wan", "clip_umt5xxl", True),
+        ("hidream", "llama", True),
+    ],
+)  # fmt: skip
+def test_words_of_encoders_whose_tokenizer_comes_with_their_file(host, text_encoder, name, key, parses, caplog):
+    """Mistral, Gemma, UMT5, and Llama beside T5: each word's tokens spell it, in scripts that they never saw too."""
+    clip, text = text_encoder(name), "a green dog, the Möwe, 猫, xylophone"
+    conditioning = host.run("InstDiffEncodeEditPrompt", clip=clip, text=text)
+    words = conditioning[0][1]["instdiff_prompt"].words
+    ids = clip.tokenize(text)[key.removeprefix("clip_")][0]
+    tokenizer = getattr(clip.tokenizer, key).tokenizer
+    decode = getattr(tokenizer, "decode", None) or tokenizer.tokenizer.decode  # ComfyUI v0.3.64
+    before = 128 if name == "hidream" else 0
+    if name == "hidream" and "green dog" not in decode([token for token, *_ in ids]):
+        pytest.skip("this ComfyUI reads Llama's tokenizer by transformers, which since version 5 loses its blanks")
+    assert words.length == before + len(ids)
+    assert list(words.texts) == ["a", "green", "dog", "the", "Möwe", "猫", "xylophone"]
+    for word in words.words:
+        own = [ids[position - before][0] for position in word.positions if position >= before]
+        assert decode(own).strip(" ,") == word.text
+        # with HiDream T5 has the word as well
+        assert (len(own) < len(word.positions)) == (name == "hidream")
+    assert not caplog.text
+    weighted = host.run("InstDiffEncodeEditPrompt", clip=clip, text="a green (dog:1.3)")
+    assert weighted[0][1]["instdiff_prompt"].words.texts[:2] == ("a", "green")
+    assert ("does not know weights" in caplog.text) == (not parses)
 
 
 def test_sd3_has_a_word_in_both_of_its_halves(host, text_encoder):
@@ -124,6 +156,72 @@ def test_a_prompt_of_another_node_is_counted_from_the_end_where_pictures_come_be
     shorter = [[context[:, 1:], options]]
     with pytest.raises(ValueError, match="has 7 token positions, but its words were counted for 8"):
         host.capture(latent, positive=shorter, negative=negative, **inputs)
+
+
+def test_a_picture_that_qwen_is_shown_stands_before_the_words(
+    host, text_encoder, joint_family, make_picture, monkeypatch
+):
+    """TextEncodeQwenImageEdit, with a small vision tower of the host's class, and a reference to the picture."""
+    import comfy.ops
+    from comfy.text_encoders.qwen_vl import Qwen2VLVisionTransformer
+
+    clip, family = text_encoder("qwen_image"), joint_family("qwen_image")
+    tower = Qwen2VLVisionTransformer(
+        hidden_size=32, output_hidden_size=8, intermediate_size=32, num_heads=2, num_layers=2, device="cpu",
+        dtype=torch.float32, ops=comfy.ops.manual_cast,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    for weight in tower.parameters():
+        weight.data.normal_(0, 0.2, generator=generator)
+    monkeypatch.setattr(clip.cond_stage_model.qwen25_7b.transformer, "visual", tower)
+    picture = make_picture(1, 64, 96)
+    frog, dog = (
+        host.extra("TextEncodeQwenImageEdit", clip, f"a green {animal}", image=picture) for animal in ("frog", "dog")
+    )
+    words = host.run("InstDiffEncodeEditPrompt", clip=clip, text="a green frog")[0][1]["instdiff_prompt"].words
+    length = frog[0][0].shape[1]
+    assert length == dog[0][0].shape[1] > words.length + 1000
+    # each token is seen by itself and those behind it alone
+    differing = (frog[0][0] != dog[0][0]).any(-1)[0].nonzero()[0].item()
+    assert words.matrix(length)[:, 2 + 2].nonzero()[:, 0].tolist() == [differing]
+
+    latent = family.latent(8, 12)
+    frog = [[context, options | {"reference_latents": [latent]}] for context, options in frog]
+    inputs = {"positive": frog, "negative": host.nodes.CLIPTextEncode().encode(clip, "")[0], "steps": 2}
+    plain = host.k_sampler(latent, model=family.model, **inputs)
+    samples, attention = host.capture(latent, model=family.model, clip=clip, text="a green frog", **inputs)
+    assert torch.equal(samples, plain)
+    assert attention.maps.shape[-2:] == (4, 6)
+    assert attention.words.texts == ("a", "green", "frog")
+
+
+@pytest.mark.parametrize(("strength", "kind"), [(1.0, "multiply"), (0.5, "attn_bias")])
+def test_what_redux_appends_is_no_word(host, text_encoder, joint_family, strength, kind):
+    import comfy.ops
+    import comfy.sd
+    from comfy.ldm.flux.redux import ReduxImageEncoder
+
+    clip, family, latent = text_encoder("flux"), joint_family("flux"), joint_family("flux").latent(8, 12)
+    encoder = ReduxImageEncoder(redux_dim=8, txt_in_features=8, device="cpu", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for weight in encoder.parameters():
+        weight.data.normal_(0, 0.2, generator=generator)
+    seen = types.SimpleNamespace(last_hidden_state=torch.randn(1, 256, 8, generator=generator))
+    edit = host.run("InstDiffEncodeEditPrompt", clip=clip, text="a green frog")
+    styled = host.nodes.StyleModelApply().apply_stylemodel(edit, comfy.sd.StyleModel(encoder), seen, strength, kind)[0]
+    assert styled[0][0].shape[1] == 512
+    inputs = {"positive": styled, "negative": host.nodes.CLIPTextEncode().encode(clip, "")[0], "steps": 2}
+    with pytest.raises(ValueError, match="connect clip and text"):
+        host.capture(latent, model=family.model, **inputs)
+    plain = host.k_sampler(latent, model=family.model, **inputs)
+    samples, attention = host.capture(latent, model=family.model, clip=clip, text="a green frog", **inputs)
+    assert torch.equal(samples, plain)
+    assert attention.words.texts == ("a", "green", "frog")
+    assert attention.maps[:, :, 2:].amin() > 0
+    # one token among all of the sequence, not the mean of it and of one of Redux
+    alone = host.capture(latent, model=family.model, **inputs | {"positive": edit})[1]
+    ratio = attention.maps[0, :, 4].mean() / alone.maps[0, :, 4].mean()
+    assert 0.3 < ratio < 1
 
 
 def test_an_edit_prompt_that_was_concatenated_is_refused(host, text_encoder, joint_family):
