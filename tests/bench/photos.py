@@ -1,19 +1,28 @@
 """Large photos: what is found, and what is edited, of things that are small in them.
 
     python -m tests.bench.photos [--scenes 6] [--side 1536] [--shares 0.08,0.15,0.3] [--seed-offset 5000]
+    python -m tests.bench.photos --memory 12,48
 
 Composes photos with one object, whose longer side is a share of the photo's height, on the backgrounds of
 `mini/scenes.py`, and edits them with the embedded model: shrunk to the model's own size as a whole, by
 `pipeline.edit_photo`, and in a crop around the true mask. Prints the mean mask IoU at the photo's size, the share
 of edits in which the classifier sees the new object, the PSNR outside the truth, and seconds.
+
+--memory: edits a photo of so many megapixels each, in a process of its own, with an object of a tenth of its height:
+prints the most memory that the process held beyond what model and photo took, in which box of pixels the photo
+changed, and seconds of processor time.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -106,13 +115,41 @@ def judge(photo: Photo, picture: Picture, mask: np.ndarray) -> tuple[float, floa
     return float(iou(torch.from_numpy(mask), truth)), float(name == photo.target), psnr
 
 
+def measure_memory(megapixels: float) -> str:
+    """What `--memory` prints for one photo, which is an enlarged one."""
+    model = load_mini()
+    photo = make_photo(0, 1024, 0.1)
+    width = round((megapixels * 1e6 * 4 / 3) ** 0.5)
+    picture = np.array(Image.fromarray(photo.picture).resize((width, width * 3 // 4), Image.Resampling.BICUBIC))
+    truth = np.array(Image.fromarray(photo.truth).resize((width, width * 3 // 4)))
+    edit(model, photo.picture[:256, :256].copy(), photo.prompt, sampling=SAMPLING, finishing=FINISHING)
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    started = time.process_time()
+    result = edit_photo(model, picture, photo.prompt, sampling=SAMPLING, finishing=FINISHING)
+    seconds = time.process_time() - started
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    changed = (result.picture != picture).any(-1)
+    height, width = (np.ptp(np.nonzero(changed.any(axis))[0]) + 1 for axis in (1, 0))
+    overlap = float(iou(result.mask.binary[0], torch.from_numpy(truth)))
+    return (
+        f"{truth.size / 1e6:.0f} megapixels: {(most - held) / 2**30:.2f} GiB beyond {held / 2**30:.2f}, "
+        f"{seconds:.0f} s, mask IoU {overlap:.2f}, changed within {width} x {height} pixels"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.photos", description=__doc__)
     parser.add_argument("--scenes", type=int, default=6, help="of each share; default: 6")
     parser.add_argument("--side", type=int, default=1536, help="of a photo, in pixels; default: 1536")
     parser.add_argument("--shares", default="0.08,0.15,0.3", help="of the height; default: 0.08,0.15,0.3")
     parser.add_argument("--seed-offset", type=int, default=5000, help="number of the first scene; default: 5000")
+    parser.add_argument("--memory", help="megapixels, separated by commas: measure memory instead")
     options = parser.parse_args()
+    if options.memory:
+        for megapixels in map(float, options.memory.split(",")):
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                print(process.submit(measure_memory, megapixels).result(), flush=True)
+        return
     model = load_mini()
     for share in map(float, options.shares.split(",")):
         photos = [make_photo(options.seed_offset + n, options.side, share) for n in range(options.scenes)]
