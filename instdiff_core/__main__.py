@@ -22,7 +22,12 @@ from .mini.scenes import compose, with_article
 from .options import GUARD, PRESETS, SAMPLING, FinishOptions, GuardOptions, Refused, SamplingOptions
 from .report import describe_mask
 
-SCENES = (("cat", "grass", "frog"), ("tree", "sand", "house"), ("ball", "grass", "flower"), ("flower", "snow", "apple"))
+SCENES = (
+    ("cat", "grass", "panda"),
+    ("tree", "sand", "mushroom"),
+    ("panda", "bricks", "cat"),
+    ("flower", "snow", "apple"),
+)
 """What the demo edits: object, background, what the object becomes."""
 
 COLUMNS = ("before", "soft mask", "mask", "after")

@@ -24,11 +24,11 @@ FOLDER = Path(__file__).parent / "models"
 SHIPPED = "shipped"
 
 SAMPLING = SamplingOptions(steps=10, strength=0.5)
-FINISHING = FinishOptions(steps=10, strength=0.8)
+FINISHING = FinishOptions(steps=10)
 """How U-Nets edit here."""
 
 FLOW_SAMPLING = SamplingOptions(steps=8, cfg=3.0, strength=0.3)
-FLOW_FINISHING = FinishOptions(steps=8, cfg=3.0, strength=0.6)
+FLOW_FINISHING = FinishOptions(steps=8, cfg=3.0, strength=0.5)
 """How flow models do: at strength 0.3 they begin with as much noise as U-Nets at 0.5 (1.4 times the picture)."""
 
 
