@@ -8,24 +8,30 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from .refinery import Refinery
+from .refinery import EditRefineries
 from .tokens import find_nearest_word, find_words
 
 LEVELS = [level / 200 for level in range(1, 201)]
 """Grey levels of a soft mask on its way: among them are all thresholds that the editor's slider has."""
 
 
-def answer_question(refinery: Refinery, words: tuple[str, ...], steps: int, number: int) -> bytes:
+def answer_question(
+    refineries: EditRefineries, words: tuple[str, ...], steps: int, number: int, edit: int = 1
+) -> bytes:
     """The mask of picture `number` by these words (none: those of the settings), after `steps` (0: all), as a file.
 
-    Words that are not in the edit prompt are told, and else ignored. The file is a safetensors
-    file whose tensors are uint8: `soft` ``[H, W]``, how many of the `levels` each pixel of the soft
-    mask reaches; `word_maps` ``[words, h, w]``, where each word acts, 0 to 255; and, where the
-    latent has a noise mask, `noise_mask` ``[H, W]``, 1 where the mask may be. The rest is JSON, in
-    the metadata `answer`; web/answer.js says what each entry is.
+    `edit` is the number of an edit of the run, from 1 on. Words that are not in its prompt are told, and else
+    ignored. The file is a safetensors file whose tensors are uint8: `soft` ``[H, W]``, how many of the `levels`
+    each pixel of the soft mask reaches; `word_maps` ``[words, h, w]``, where each word acts, 0 to 255; and, where
+    the latent has a noise mask or the run had several edits, `noise_mask` ``[H, W]``, 1 where the mask may be.
+    The rest is JSON, in the metadata `answer`; web/answer.js says what each entry is.
 
-    Raises ``IndexError`` when there is no such picture.
+    Raises ``IndexError`` when there is no such picture, or edit.
     """
+    count = len(refineries.edits)
+    if not 1 <= edit <= count:
+        raise IndexError(f"there is no edit {edit}: the record has {count}, from 1 on")
+    refinery = refineries.edits[edit - 1]
     record, settings = refinery.record, refinery.settings
     batch, last = record.maps.shape[1], len(record.sigmas)
     if not 0 <= number < batch:
@@ -40,10 +46,11 @@ def answer_question(refinery: Refinery, words: tuple[str, ...], steps: int, numb
         "soft": count_levels(mask.soft[0], levels),
         "word_maps": (refinery.word_maps(steps, number) * 255).round().byte(),
     }
-    noise_mask = refinery.noise_mask(number)
-    if noise_mask is not None:
-        tensors["noise_mask"] = noise_mask.byte()
+    allowed = refineries.find_allowed(edit - 1, mask, steps, number)
+    if allowed is not None:
+        tensors["noise_mask"] = allowed.byte()
     answer = {
+        "edits": [" ".join(each.record.words.texts) for each in refineries.edits],
         "words": record.words.texts,
         "numbers": numbers,
         "nearest": None if unknown is None else find_nearest_word(record.words, unknown),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from .attention import attend
 from .noise import NoiseLevel
+from .options import MaskSettings
 from .tokens import PromptWords
 
 START, END, FIRST_WORD = 0, 1, 2
@@ -103,7 +104,8 @@ class AttentionRecord:
     `image_latent` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
     model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`), and `scale`
     the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool is that of `Evidence`. `remark` is a
-    sentence on the sampling, for the report.
+    sentence on the sampling, for the report. `settings` are the edit's own, where it has any. Of several edits
+    in one run this is the first, and `further` has the others.
     """
 
     maps: Tensor
@@ -114,6 +116,18 @@ class AttentionRecord:
     scale: int
     noise_mask: Tensor | None = None
     remark: str = ""
+    settings: MaskSettings | None = None
+    further: tuple[AttentionRecord, ...] = ()
+
+    @staticmethod
+    def joined(edits: Sequence[AttentionRecord]) -> AttentionRecord:
+        """The records of the edits of a run as one."""
+        return replace(edits[0], further=tuple(edits[1:]))
+
+    @property
+    def edits(self) -> tuple[AttentionRecord, ...]:
+        """The records of all edits of the run, each alone."""
+        return (replace(self, further=()), *self.further) if self.further else (self,)
 
     @property
     def latent_size(self) -> tuple[int, int]:

@@ -6,7 +6,8 @@ The file is a safetensors file. Nobody vouches for one that comes back: all that
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -18,52 +19,55 @@ from .evidence import FIRST_PROPAGATED, FIRST_WORD, AttentionRecord
 from .options import MaskSettings
 from .tokens import PromptWords, Word
 
-VERSION = 1
-"""Of the format. Files from before there were versions have none; they hold `weights` in place of `sigmas`."""
+VERSION = 2
+"""Of the format. Version 1 holds one edit: its tensors' names have no number, and its `words`, `start` and `settings`
+are metadata of their own. Files from before there were versions have none; they hold `weights` in place of `sigmas`.
+"""
 
 LARGEST_SIDE = 16384
 """What the host allows for the side of a picture."""
 
+MOST_EDITS = 64
+"""How many edits a file may hold: more than anyone samples at once."""
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def export_record(record: AttentionRecord, settings: MaskSettings, pictures: Tensor | None = None) -> bytes:
-    """The record as a file, with the settings and the pictures ``[1 or batch, 3, H, W]`` in 0..1 of its masks.
+def export_record(record: AttentionRecord, settings: Sequence[MaskSettings], pictures: Tensor | None = None) -> bytes:
+    """The record as a file, with the settings of each edit and the pictures ``[1 or batch, 3, H, W]`` in 0..1.
 
-    Its tensors: `maps`, `propagated_maps`, `image_latent`, `sigmas`, and, where there are any,
-    `noise_mask` (bool) and `pictures` ``[1 or batch, H, W, 3]``, which are rounded to bytes. Its metadata are
-    JSON texts: `version`, `words` (a list of texts), `start` (whether the prompt has a start token),
-    `scale` and `settings`.
+    Its tensors: for the edits, numbered from 0 on, `maps.0`, `propagated_maps.0`, `sigmas.0` and, where there is one,
+    `noise_mask.0` (bool); for all of them `image_latent`, and, where there are any, `pictures`
+    ``[1 or batch, H, W, 3]``, which are rounded to bytes. Its metadata are JSON texts: `version`, `scale`, and
+    `edits`, a list with for each edit its `words` (texts), `start` (whether the prompt has a start token) and
+    `settings`.
     """
-    tensors = {
-        "maps": record.maps,
-        "propagated_maps": record.propagated,
-        "image_latent": record.image_latent,
-        "sigmas": torch.tensor(record.sigmas, dtype=torch.float64),
-    }
-    if record.noise_mask is not None:
-        tensors["noise_mask"] = record.noise_mask
+    tensors = {"image_latent": record.image_latent}
+    edits = []
+    for number, (edit, own) in enumerate(zip(record.edits, settings, strict=True)):
+        tensors |= {
+            f"maps.{number}": edit.maps,
+            f"propagated_maps.{number}": edit.propagated,
+            f"sigmas.{number}": torch.tensor(edit.sigmas, dtype=torch.float64),
+        }
+        if edit.noise_mask is not None:
+            tensors[f"noise_mask.{number}"] = edit.noise_mask.clone()  # edits may share it, tensors of a file may not
+        edits.append({"words": edit.words.texts, "start": bool(edit.words.start), "settings": asdict(own)})
     if pictures is not None:
         tensors["pictures"] = (pictures.movedim(1, -1) * 255).round().clamp(0, 255).byte()
-    metadata = {
-        "version": VERSION,
-        "words": record.words.texts,
-        "start": bool(record.words.start),
-        "scale": record.scale,
-        "settings": asdict(settings),
-    }
+    metadata = {"version": VERSION, "scale": record.scale, "edits": edits}
     return save(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
         {name: json.dumps(value) for name, value in metadata.items()},
     )
 
 
-def import_record(data: bytes) -> tuple[AttentionRecord, MaskSettings, Tensor | None]:
+def import_record(data: bytes) -> tuple[AttentionRecord, tuple[MaskSettings, ...], Tensor | None]:
     """What `export_record` made a file of: record, settings, and pictures, uint8 ``[1 or batch, H, W, 3]`` or None.
 
     The words come without their token positions.
 
-    Reads files without a version too. Raises ``ValueError`` with a sentence for a file of a newer
+    Reads older versions too, and files without one. Raises ``ValueError`` with a sentence for a file of a newer
     version, and for anything that is no record.
     """
     try:
@@ -81,7 +85,21 @@ def import_record(data: bytes) -> tuple[AttentionRecord, MaskSettings, Tensor | 
         )
     if not version:
         tensors = _with_current_names(tensors)
-    return _checked_record(tensors, metadata), _settings(metadata.get("settings")), tensors.get("pictures")
+    edits = [metadata] if version < 2 else metadata.get("edits")
+    if not isinstance(edits, list) or not 0 < len(edits) <= MOST_EDITS or not all(isinstance(e, dict) for e in edits):
+        raise ValueError("the record's file does not say which edits it holds")
+    first, *further = (
+        _checked_record(tensors if version < 2 else _of_edit(tensors, number), edit, metadata.get("scale"))
+        for number, edit in enumerate(edits)
+    )
+    settings = tuple(_settings(edit.get("settings")) for edit in edits)
+    return replace(first, further=tuple(further)), settings, tensors.get("pictures")
+
+
+def _of_edit(tensors: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    """The tensors of one of several edits, and those that all have in common, by the names of version 1."""
+    own = {name.removesuffix(f".{number}"): tensor for name, tensor in tensors.items() if name.endswith(f".{number}")}
+    return own | {name: tensors[name] for name in ("image_latent", "pictures") if name in tensors}
 
 
 def _metadata(data: bytes) -> dict[str, Any]:
@@ -105,8 +123,8 @@ def _with_current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _checked_record(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> AttentionRecord:
-    words, scale, start = metadata.get("words"), metadata.get("scale"), metadata.get("start", True)
+def _checked_record(tensors: dict[str, Tensor], edit: dict[str, Any], scale: Any) -> AttentionRecord:
+    words, start = edit.get("words"), edit.get("start", True)
     if not _are_texts(words) or not words:
         raise ValueError("the record's file holds no words")
     if type(scale) is not int or scale < 1:

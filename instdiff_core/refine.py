@@ -121,7 +121,7 @@ def refine(
     Maps that are constant, zero or NaN say nothing and count as zero. The result may be empty: it
     is for the caller to say so. Raises ``ValueError`` as `find_target_words` and `check_method` do.
     """
-    return _apply_noise_mask(evidence.noise_mask, _ignore_noise_mask(evidence, words, settings, follow))
+    return limit_mask(evidence.noise_mask, _ignore_noise_mask(evidence, words, settings, follow))
 
 
 def _ignore_noise_mask(
@@ -142,11 +142,11 @@ def _ignore_noise_mask(
     return mask if len(soft) == batch else _expanded(mask, batch)
 
 
-def _apply_noise_mask(noise_mask: Tensor | None, mask: InstantMask) -> InstantMask:
-    """What of the mask is in a noise mask ``[B, H, W]`` of its size; none: all of it."""
-    if noise_mask is None:
+def limit_mask(where: Tensor | None, mask: InstantMask) -> InstantMask:
+    """What of the mask is where it may be, ``[B, H, W]`` bool of its size; None: all of it."""
+    if where is None:
         return mask
-    return replace(mask, soft=torch.where(noise_mask, mask.soft, 0.0), binary=mask.binary & noise_mask)
+    return replace(mask, soft=torch.where(where, mask.soft, 0.0), binary=mask.binary & where)
 
 
 def refine_record(
@@ -178,7 +178,7 @@ def resize_mask(
     else:
         soft = resize(mask.soft, size)
     binary = clean_masks(soft >= settings.threshold, settings.min_area)
-    return _apply_noise_mask(resize_noise_mask(noise_mask, size), replace(mask, soft=soft, binary=binary))
+    return limit_mask(resize_noise_mask(noise_mask, size), replace(mask, soft=soft, binary=binary))
 
 
 def retouch_mask(
@@ -190,7 +190,7 @@ def retouch_mask(
     """
     binary = corrections.apply(shape_masks(mask.binary, shape))
     size = binary.shape[-2], binary.shape[-1]
-    return _apply_noise_mask(resize_noise_mask(noise_mask, size), replace(mask, binary=binary))
+    return limit_mask(resize_noise_mask(noise_mask, size), replace(mask, binary=binary))
 
 
 def resize_noise_mask(noise_mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
+from .components import clean_masks
+from .edits import find_others_pixels
 from .evidence import FIRST_PROPAGATED, AttentionRecord, Evidence
 from .maps import EdgeFilter, rescale_to_unit
 from .options import MaskSettings
-from .refine import InstantMask, refine, resize_mask, resize_noise_mask
+from .refine import InstantMask, limit_mask, refine, resize_mask, resize_noise_mask
+
+
+class EditRefineries:
+    """A refinery for each edit of a run, with its settings; together they know what belongs to which."""
+
+    def __init__(
+        self, record: AttentionRecord, settings: Sequence[MaskSettings], pictures: Tensor | None = None
+    ) -> None:
+        self.edits = [Refinery(edit, own, pictures) for edit, own in zip(record.edits, settings, strict=True)]
+
+    def find_allowed(self, edit: int, mask: InstantMask, steps: int, number: int) -> Tensor | None:
+        """Where the `mask` of an edit ``[1, H, W]``, made of the same steps and picture, may be; None: everywhere.
+
+        It may be in its noise mask, and not where a pixel belongs to another edit as that one's settings have it.
+        """
+        allowed = self.edits[edit].noise_mask(number)
+        if len(self.edits) == 1:
+            return allowed
+        masks = [mask if other == edit else each.finish(steps, number) for other, each in enumerate(self.edits)]
+        own = ~find_others_pixels([each.soft for each in masks], [each.binary for each in masks], edit)[0]
+        return own if allowed is None else own & allowed
 
 
 class Refinery:
@@ -28,6 +51,7 @@ class Refinery:
         self._follow = _KeptFilters()
         self._evidence: tuple[int, Evidence] | None = None
         self._picture: tuple[int, Tensor] | None = None
+        self._finished: tuple[tuple[int, int], InstantMask] | None = None
 
     def refine(self, target: tuple[str, ...], steps: int, number: int) -> InstantMask:
         """The mask of picture `number` of the batch, from the first `steps`, as a batch of one.
@@ -39,6 +63,15 @@ class Refinery:
         settings = replace(self.settings, target=target, share=False, min_area=0.0)
         mask = refine(self._evidence_of(steps, number), self.record.words, settings, self._follow)
         return resize_mask(mask, self.record.image_size, settings, self._picture_of(number), follow=self._follow)
+
+    def finish(self, steps: int, number: int) -> InstantMask:
+        """The mask that `refine_record` gives for that picture with the settings as they are."""
+        if self._finished is None or self._finished[0] != (steps, number):
+            mask = self.refine(self.settings.target, steps, number)
+            mask = replace(mask, binary=clean_masks(mask.binary, self.settings.min_area))
+            allowed = self.noise_mask(number)
+            self._finished = (steps, number), limit_mask(None if allowed is None else allowed[None], mask)
+        return self._finished[1]
 
     def word_maps(self, steps: int, number: int) -> Tensor:
         """Where each word acts on that picture ``[words, h, w]``, each from 0 to 1, on the grid of the evidence."""

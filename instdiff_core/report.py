@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .evidence import AttentionRecord
 from .options import MaskSettings
-from .refine import Convergence, InstantMask
+from .refine import Convergence, InstantMask, trace_convergence
 from .tokens import PromptWords
 
 UNSURE = 0.7
@@ -61,6 +62,20 @@ def describe_mask(
     pictures = range(len(mask.binary))
     lines = [_line(collect_facts(mask, record.words, convergence, picture), picture, remedy) for picture in pictures]
     return "\n".join([*lines, record.remark] if record.remark else lines)
+
+
+def describe_edits(
+    masks: Sequence[InstantMask], record: AttentionRecord, settings: Sequence[MaskSettings], numbers: Sequence[int]
+) -> str:
+    """`describe_mask` for the numbered edits of a run, of which `masks` and `settings` has one for each; their prompts
+    stand above where there are several."""
+    texts = []
+    for number in numbers:
+        edit, own = record.edits[number], settings[number]
+        text = describe_mask(masks[number], edit, own, trace_convergence(edit, own))
+        title = f"edit {number + 1}, '{' '.join(edit.words.texts)}':\n" if len(record.edits) > 1 else ""
+        texts.append(title + text)
+    return "\n".join(texts)
 
 
 def _remedy(noise_level: float, settings: MaskSettings) -> str:

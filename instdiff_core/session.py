@@ -1,10 +1,13 @@
-"""One edit in one run: from what is observed to the mask of each step."""
+"""The edits of a run: from what is observed to the mask of each step."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .edits import find_others_pixels
 from .evidence import AttentionRecord, Evidence, Predictions, Recorder
 from .noise import NoiseLevel
 from .options import MaskSettings
@@ -13,7 +16,7 @@ from .tokens import PromptWords
 
 
 class MaskSession:
-    """Makes the mask of every step of a run, and keeps the record.
+    """One edit in one run: makes its mask of every step, and keeps the record.
 
     `settings`: None only records. `grid` and `noise_mask` are those of `Recorder`.
     """
@@ -30,6 +33,8 @@ class MaskSession:
         """``[B, H, W]`` bool in latent pixels, of the last step; None before the first."""
         self.confidence: Tensor | None = None
         """``[B]``, of `InstantMask`; None for a mask that the session did not find."""
+        self.soft: Tensor | None = None
+        """``[B, H, W]``, of `InstantMask`; None likewise."""
         self.observed_steps = 0
         """How many steps saw the edit prompt."""
         self._settings, self._noise_mask = settings, noise_mask
@@ -80,5 +85,60 @@ class MaskSession:
     def mask_from(self, evidence: Evidence, settings: MaskSettings) -> Tensor:
         """The mask ``[B, H, W]`` bool of a step. Other methods derive from this class and replace this."""
         mask = refine(evidence, self.words, settings)
-        self.confidence = mask.confidence
+        self.confidence, self.soft = mask.confidence, mask.soft
         return mask.binary
+
+
+class EditSessions:
+    """The edits of one run, each with a session of its own, and which edit each pixel belongs to (`edits`).
+
+    To edits whose mask was not found, but given, or made by another method, what they take belongs in any case.
+    """
+
+    def __init__(self, sessions: Sequence[MaskSession]) -> None:
+        self.sessions = list(sessions)
+
+    @property
+    def masks(self) -> list[Tensor] | None:
+        """The mask of each edit ``[B, H, W]`` bool, in latent pixels, without overlap; None before the first step."""
+        binary = [session.mask for session in self.sessions if session.mask is not None]
+        if len(binary) < len(self.sessions):
+            return None
+        if len(binary) == 1:
+            return binary
+        soft = [
+            mask.float() if session.soft is None else session.soft
+            for session, mask in zip(self.sessions, binary, strict=True)
+        ]
+        return [mask & ~find_others_pixels(soft, binary, number) for number, mask in enumerate(binary)]
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Where any of them edits ``[B, H, W]`` bool; None before the first step."""
+        masks = self.masks
+        return None if masks is None else torch.stack(masks).any(0) if len(masks) > 1 else masks[0]
+
+    @property
+    def confidence(self) -> Tensor | None:
+        """``[B]``, that of the edit whose mask is least sure; None where none was found."""
+        confidences = [session.confidence for session in self.sessions if session.confidence is not None]
+        return torch.stack(confidences).amin(0) if confidences else None
+
+    @property
+    def observed_steps(self) -> int:
+        """How many steps saw every edit prompt."""
+        return min(session.observed_steps for session in self.sessions)
+
+    def resume(self, record: AttentionRecord, device: torch.device) -> None:
+        """`MaskSession.resume` for each edit, from an earlier run with as many."""
+        for session, edit in zip(self.sessions, record.edits, strict=True):
+            session.resume(edit, device)
+
+    def drop_step(self) -> None:
+        """`MaskSession.drop_step` for each edit."""
+        for session in self.sessions:
+            session.drop_step()
+
+    def records(self, scale: int) -> list[AttentionRecord]:
+        """`MaskSession.record` for each edit."""
+        return [session.record(scale) for session in self.sessions]

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..instdiff_core.options import PRESETS, SAMPLING
+from ..instdiff_core.options import SAMPLING
 from . import host
 from .checks import check_inputs
 from .types import (
@@ -62,7 +62,7 @@ class CaptureAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         host.check_channels(model, host.get_samples(latent_image))
         prompt = read_given_prompt(clip, text)
-        host.get_edit_prompt(positive, PRESETS["default"], prompt)
+        host.get_edit_prompts(positive, None, prompt)
         wrapper = host.InstantMaskWrapper(None, prompt)
         latent = host.sample(host.wrap_model(model, wrapper), latent_image, positive, negative, **widgets)
         return io.NodeOutput(latent, wrapper.record)

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from . import host
 from .checks import check_inputs, find_text_problem
-from .types import CATEGORY, search_aliases
+from .types import CATEGORY, Settings, search_aliases
 
 
 class EncodeEditPrompt(io.ComfyNode):
@@ -29,8 +29,22 @@ class EncodeEditPrompt(io.ComfyNode):
                     default="a dog",
                     tooltip="What the edited area should become: 'a dog'. No need to name what is there now.",
                 ),
+                Settings.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="From Mask Settings, for this edit alone, in place of the sampler's.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Your own mask for this edit, in place of the one that is found: where it is above 0.5.",
+                ),
             ],
-            outputs=[io.Conditioning.Output(tooltip="For the positive input of Masked Sampler.")],
+            outputs=[
+                io.Conditioning.Output(
+                    tooltip="For the positive input of Masked Sampler. Several edits at once: Conditioning (Combine)."
+                )
+            ],
         )
 
     @classmethod
@@ -44,5 +58,5 @@ class EncodeEditPrompt(io.ComfyNode):
 
     @classmethod
     @check_inputs
-    def execute(cls, clip: Any, text: str) -> io.NodeOutput:
-        return io.NodeOutput(host.encode_prompt(clip, text))
+    def execute(cls, clip: Any, text: str, settings: Any = None, mask: Any = None) -> io.NodeOutput:
+        return io.NodeOutput(host.encode_prompt(clip, text, settings, mask))

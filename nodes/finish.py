@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..instdiff_core.blend import feather_mask, paste
 from ..instdiff_core.options import FINISH
@@ -27,14 +29,17 @@ class InpaintFinish(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model", tooltip="An inpainting model, or the model that edited."),
-                io.Conditioning.Input("positive", tooltip="The edit prompt."),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="The edit prompt. Of several, joined by Conditioning (Combine), each paints its mask.",
+                ),
                 io.Conditioning.Input("negative", tooltip="What to avoid; may be empty."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Image.Input("image", tooltip="The picture before the edit."),
                 io.Mask.Input(
                     "mask",
                     tooltip="The area to paint, from Masked Sampler, Refine Instant Mask or you: where it is above "
-                    "0.5. The soft edge is made by feather.",
+                    "0.5. The soft edge is made by feather. For several edits connect edit_masks.",
                 ),
                 *sampling_inputs(
                     FINISH, "How freely the area is painted: 1 starts from nothing, lower keeps more of the edit."
@@ -87,19 +92,40 @@ class InpaintFinish(io.ComfyNode):
         samples: Any = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        count = max(len(image), len(mask), 1 if samples is None else len(host.get_samples(samples)))
+        edits = host.part_conditioning(positive)
+        count = max(len(image), 1 if samples is None else len(host.get_samples(samples)))
+        if len(edits) == 1:
+            count = max(count, len(mask))
+        elif len(mask) != len(edits) * count:
+            raise ValueError(
+                f"positive combines {len(edits)} edit prompts, and mask has {len(mask)} masks for {count} pictures: "
+                "connect edit_masks of Masked Sampler or Refine Instant Mask, which has one for each edit and picture"
+            )
         mask = host.scale_mask_to_image(mask, image, vae)
-        image, mask = host.repeat_to_batch(image, count), host.repeat_to_batch(mask, count)
-        area, alpha = feather_mask(mask, grow, feather)
-        if samples is not None and (editable := host.find_editable_pixels(samples, image, vae)) is not None:
-            editable = host.repeat_to_batch(editable, count)
-            area, alpha = area & editable, alpha * editable
-        painted_area = host.to_intermediate(area.float())
-        if not area.any():
-            return io.NodeOutput(image, painted_area)
-        positive, negative, latent = host.encode_for_inpainting(model, vae, image, area, samples, positive, negative)
-        host.check_channels(model, host.get_samples(latent))
-        painted = host.decode(vae, host.sample(model, latent, positive, negative, **widgets), image)
-        if problem := find_tensor_problem("IMAGE", painted):
-            raise ValueError(f"what was painted {problem}")
-        return io.NodeOutput(paste(image, painted, alpha), painted_area)
+        image = host.repeat_to_batch(image, count)
+        masks = host.repeat_to_batch(mask, len(edits) * count).view(len(edits), count, *mask.shape[1:]) > 0.5
+        editable = None if samples is None else host.find_editable_pixels(samples, image[:1], vae)
+        painted_area = torch.zeros_like(masks[0])
+        for number, own in enumerate(edits):
+            area, alpha = feather_mask(masks[number].float(), grow, feather)
+            # what is grown ends where another edit is
+            others = torch.cat([masks[:number], masks[number + 1 :]]).any(0)
+            allowed = ~others if editable is None else ~others & host.repeat_to_batch(editable, count)
+            area, alpha = area & allowed, alpha * allowed
+            painted_area |= area
+            if area.any():
+                image = _paint(model, own, negative, vae, image, area, alpha, samples, widgets)
+        return io.NodeOutput(image, host.to_intermediate(painted_area.float()))
+
+
+def _paint(
+    model: Any, positive: Any, negative: Any, vae: Any, image: Tensor, area: Tensor, alpha: Tensor, samples: Any,
+    widgets: dict[str, Any],
+) -> Tensor:  # fmt: skip
+    """The `area` of pictures ``[B, H, W, C]`` painted and pasted with its `alpha`, both ``[B, H, W]``."""
+    positive, negative, latent = host.encode_for_inpainting(model, vae, image, area, samples, positive, negative)
+    host.check_channels(model, host.get_samples(latent))
+    painted = host.decode(vae, host.sample(model, latent, positive, negative, **widgets), image)
+    if problem := find_tensor_problem("IMAGE", painted):
+        raise ValueError(f"what was painted {problem}")
+    return paste(image, painted, alpha)

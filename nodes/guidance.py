@@ -31,7 +31,8 @@ class InstantMaskGuidance(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Your own mask, to edit this area instead of the one that is found: where it is above 0.5.",
+                    tooltip="Your own mask, to edit this area instead of the one that is found: where it is above 0.5. "
+                    "Of several edits each is found inside it.",
                 ),
                 *words_inputs(),
             ],

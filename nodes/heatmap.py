@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
+from ..instdiff_core.edits import select_edits
 from ..instdiff_core.heatmap import COLORMAPS, draw_heatmaps
 from . import host
 from .checks import check_inputs
-from .types import CATEGORY, attention_input, sampled_input, search_aliases
+from .types import CATEGORY, attention_input, edit_input, sampled_input, search_aliases
 
 
 class AttentionHeatmaps(io.ComfyNode):
@@ -56,10 +58,12 @@ class AttentionHeatmaps(io.ComfyNode):
                     tooltip="The picture that was sampled, to see the words on it; without it the colours alone.",
                 ),
                 sampled_input(),
+                edit_input(),
             ],
             outputs=[
                 io.Image.Output(
-                    tooltip="A picture for each word, in the order of the prompt; of a batch, picture by picture."
+                    tooltip="A picture for each word, in the order of the prompt; of a batch, picture by picture. "
+                    "Of several edits, one edit after the other."
                 )
             ],
         )
@@ -67,10 +71,14 @@ class AttentionHeatmaps(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(
-        cls, attention: Any, colormap: str, opacity: float, steps: int, image: Any = None, sampled: Any = None
-    ) -> io.NodeOutput:
+        cls, attention: Any, colormap: str, opacity: float, steps: int, image: Any = None, sampled: Any = None,
+        edit: int | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
         attention = host.get_record(attention, sampled)
         picture = None if image is None else host.match_image_to_record(image, attention)
-        evidence = attention.evidence(steps or None)
-        shown = draw_heatmaps(evidence, attention.words, attention.image_size, colormap, picture, opacity)
-        return io.NodeOutput(host.to_intermediate(shown))
+        edits = [attention.edits[number] for number in select_edits(attention, edit)]
+        drawn = [
+            draw_heatmaps(each.evidence(steps or None), each.words, each.image_size, colormap, picture, opacity)
+            for each in edits
+        ]
+        return io.NodeOutput(host.to_intermediate(drawn[0] if len(drawn) == 1 else torch.cat(drawn)))

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
+import torch
 from comfy_api.latest import io, ui
 
 from ..instdiff_core.corrections import Corrections
-from ..instdiff_core.options import PRESETS, MaskShape, RegionSampling
-from ..instdiff_core.refine import refine_record, retouch_mask, trace_convergence
-from ..instdiff_core.report import describe_mask
+from ..instdiff_core.edits import part_masks, select_edits, settings_of_edits, share_settings
+from ..instdiff_core.evidence import AttentionRecord
+from ..instdiff_core.options import PRESETS, MaskSettings, MaskShape, RegionSampling
+from ..instdiff_core.refine import refine_record, retouch_mask
+from ..instdiff_core.report import describe_edits
 from ..instdiff_core.tokens import split_names
 from . import host
 from .checks import check_inputs, find_text_problem
-from .types import ADVANCED, CATEGORY, Settings, attention_input, sampled_input, search_aliases
+from .types import (
+    ADVANCED,
+    CATEGORY,
+    Settings,
+    attention_input,
+    edit_input,
+    edit_masks_output,
+    sampled_input,
+    search_aliases,
+)
 
 DEFAULT = PRESETS["default"]
 
@@ -201,6 +214,7 @@ class RefineInstantMask(io.ComfyNode):
                     socketless=True,
                     tooltip="What was painted and dropped by hand in the mask editor; it writes this itself.",
                 ),
+                edit_input(),
             ],
             outputs=[
                 io.Mask.Output(
@@ -212,6 +226,7 @@ class RefineInstantMask(io.ComfyNode):
                     tooltip="The same before it is cut at the threshold, cleaned of specks and holes, and retouched.",
                 ),
                 io.String.Output(display_name="report", tooltip="The words, their weights, the area, the confidence."),
+                edit_masks_output(),
             ],
         )
 
@@ -225,26 +240,46 @@ class RefineInstantMask(io.ComfyNode):
     def execute(
         cls, attention: Any, steps: int, threshold: float | None = None, words: str | None = None,
         settings: Any = None, image: Any = None, sampled: Any = None, grow: int | None = None,
-        smooth: int | None = None, fill_holes: bool | None = None, corrections: str | None = None,
+        smooth: int | None = None, fill_holes: bool | None = None, corrections: str | None = None, edit: int | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        settings = settings or DEFAULT
-        chosen = replace(
-            settings, threshold=threshold or settings.threshold, target=split_names(words or "") or settings.target
-        )
         attention = host.get_record(attention, sampled)
+        shown = select_edits(attention, edit)
+        own = settings_of_edits(attention, settings or DEFAULT)
+        chosen = _changed(attention, own, shown, threshold, split_names(words or ""))
         picture = None if image is None else host.match_image_to_record(image, attention)
-        shape = MaskShape(bool(fill_holes), smooth or 0, grow or 0)
-        made = refine_record(attention, chosen, steps or None, picture)
-        found = retouch_mask(made, shape, _read_corrections(corrections), attention.noise_mask)
-        binary, soft = (
+        shape, by_hand = MaskShape(bool(fill_holes), smooth or 0, grow or 0), _read_corrections(corrections)
+        made = [
+            refine_record(each, settings, steps or None, picture)
+            for each, settings in zip(attention.edits, chosen, strict=True)
+        ]
+        for number in shown:
+            made[number] = retouch_mask(made[number], shape, by_hand, attention.edits[number].noise_mask)
+        masks = part_masks(made)
+        binary = torch.stack([masks[number].binary for number in shown]).any(0).float()
+        soft = torch.stack([masks[number].soft for number in shown]).amax(0)
+        of_edits = torch.cat([mask.binary for mask in masks]).float()
+        binary, soft, of_edits = (
             host.to_intermediate(each if image is None else host.undo_vae_crop(each, image))
-            for each in (found.binary.float(), found.soft)
+            for each in (binary, soft, of_edits)
         )
-        text = describe_mask(found, attention, chosen, trace_convergence(attention, chosen))
-        shown = picture[:1] if picture is not None and len(image) == 1 else picture
-        left = host.leave_for_browser(attention, settings, shown)
+        text = describe_edits(masks, attention, chosen, shown)
+        pictures = picture[:1] if picture is not None and len(image) == 1 else picture
+        left = host.leave_for_browser(attention, own, pictures)
         preview = ui.PreviewMask(binary, cls=cls).as_dict()
-        return io.NodeOutput(binary, soft, text, ui=preview | {"instdiff_record": [left]})
+        return io.NodeOutput(binary, soft, text, of_edits, ui=preview | {"instdiff_record": [left]})
+
+
+def _changed(
+    record: AttentionRecord, settings: list[MaskSettings], numbers: Sequence[int], threshold: float | None,
+    words: tuple[str, ...],
+) -> list[MaskSettings]:  # fmt: skip
+    """The settings of all edits, with another threshold and other words (none: as they are) for the numbered ones."""
+    prompts = [record.edits[number].words for number in numbers]
+    changed = list(settings)
+    for number, common in zip(numbers, share_settings(prompts, replace(DEFAULT, target=words)), strict=True):
+        own = settings[number]
+        changed[number] = replace(own, threshold=threshold or own.threshold, target=common.target or own.target)
+    return changed
 
 
 def _valid_words(words: str | None) -> bool | str:

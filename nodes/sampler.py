@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..instdiff_core.options import PRESETS, SAMPLING
-from ..instdiff_core.refine import refine_record
 from . import host
 from .checks import check_inputs
 from .types import (
     CATEGORY,
     Attention,
     Settings,
+    edit_masks_output,
     read_given_prompt,
     readable_model_input,
     sampling_inputs,
@@ -36,7 +37,11 @@ class MaskedSampler(io.ComfyNode):
             ),
             inputs=[
                 readable_model_input(),
-                io.Conditioning.Input("positive", tooltip="The edit prompt, from Encode Edit Prompt."),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="The edit prompt, from Encode Edit Prompt. For several edits join theirs by Conditioning "
+                    "(Combine).",
+                ),
                 io.Conditioning.Input("negative", tooltip="What to avoid, from any text encoder; may be empty."),
                 io.Latent.Input("latent_image", tooltip="The picture to edit, from VAE Encode."),
                 *sampling_inputs(
@@ -48,7 +53,8 @@ class MaskedSampler(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Your own mask, to edit this area instead of the one that is found: where it is above 0.5.",
+                    tooltip="Your own mask, to edit this area instead of the one that is found: where it is above 0.5. "
+                    "Of several edits each is found inside it.",
                 ),
                 *words_inputs(),
             ],
@@ -56,6 +62,7 @@ class MaskedSampler(io.ComfyNode):
                 io.Latent.Output(tooltip="The edited picture, for VAE Decode or Inpaint Finish."),
                 io.Mask.Output(display_name="mask", tooltip="The edited area, at the size that VAE Decode gives."),
                 Attention.Output(display_name="attention", tooltip="For Refine Instant Mask."),
+                edit_masks_output(),
             ],
         )
 
@@ -77,11 +84,14 @@ class MaskedSampler(io.ComfyNode):
         samples = host.get_samples(latent_image)
         host.check_channels(model, samples)
         prompt = read_given_prompt(clip, text)
-        host.get_edit_prompt(positive, settings, prompt)
-        if mask is not None:
-            host.check_own_mask(mask, samples)
+        prompts = host.get_edit_prompts(positive, settings, prompt)
+        for name, own in [("mask", mask), *(("mask of Encode Edit Prompt", each.mask) for each in prompts)]:
+            if own is not None:
+                host.check_own_mask(own, samples, name)
         wrapper = host.InstantMaskWrapper(settings, prompt, mask)
         latent = host.sample(host.wrap_model(model, wrapper), latent_image, positive, negative, **widgets)
         record = wrapper.record
-        area = refine_record(record, settings).binary if mask is None else host.scale_own_mask(mask, record)
-        return io.NodeOutput(latent, host.to_intermediate(area.float()), record)
+        masks = host.find_edited_areas(record, prompts, settings, mask)
+        areas = (torch.stack(masks).any(0), torch.cat(masks))
+        union, of_edits = (host.to_intermediate(area.float()) for area in areas)
+        return io.NodeOutput(latent, union, record, of_edits)

@@ -68,10 +68,15 @@ class FindInPhoto(io.ComfyNode):
         box: Any = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        # the tiles of a batch are different pictures
-        settings = replace(settings or PRESETS["default"], share=False)
         prompt = read_given_prompt(clip, text)
-        host.get_edit_prompt(positive, settings, prompt)
+        prompts = host.get_edit_prompts(positive, settings or PRESETS["default"], prompt)
+        if len(prompts) > 1:
+            raise ValueError(
+                "positive combines several edit prompts, and Find in Photo looks for one thing: find one after the "
+                "other, and give each Encode Edit Prompt its mask"
+            )
+        # the tiles of a batch are different pictures
+        settings = replace(prompts[0].settings or settings or PRESETS["default"], share=False)
 
         def look(crops: Tensor, quick: bool) -> Sighting:
             latent = host.encode(vae, crops)

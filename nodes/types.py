@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..instdiff_core.export import MOST_EDITS
 from ..instdiff_core.options import FinishOptions, SamplingOptions
 from .host import SAMPLERS, SCHEDULERS, EditPrompt, read_prompt
 
@@ -46,6 +47,27 @@ def sampled_input() -> Any:
         optional=True,
         tooltip="For attention from Instant Mask Guidance: connect the LATENT of the sampler whose mask you want. "
         "It carries what that sampling recorded, and this node runs after it.",
+    )
+
+
+def edit_input() -> Any:
+    """Which of several edits of a sampling is meant, for `edits.select_edits`."""
+    return io.Int.Input(
+        "edit",
+        optional=True,
+        default=0,
+        min=0,
+        max=MOST_EDITS,
+        tooltip="Of several edits in one sampling the one to show, by the place of its prompt: 1 is the first. 0: all.",
+    )
+
+
+def edit_masks_output() -> Any:
+    """The masks of several edits as one batch."""
+    return io.Mask.Output(
+        display_name="edit_masks",
+        tooltip="A mask for each edit, without overlap, for Inpaint Finish; of a batch first those of the first edit. "
+        "With one edit the same as mask.",
     )
 
 

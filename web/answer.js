@@ -8,6 +8,7 @@
  * @property {number[]} levels the thresholds that `soft` tells apart, lowest first
  * @property {Uint8Array} [noiseMask] 1 where the mask may be; none: everywhere
  * @property {{ data: Uint8Array, width: number, height: number }} wordMaps where each word acts, 0 to 255, one map after the other
+ * @property {string[]} edits the words of each edit of the run, in one text; the answer is of the one that was asked for
  * @property {string[]} words of the edit prompt
  * @property {Record<string, number[]>} numbers of the words that a name covers: each of `words`, the names that were asked for, and `target`; none: it is not in the edit prompt
  * @property {string | null} nearest to the first name that is not in the edit prompt

@@ -2,6 +2,7 @@
 
 from .browser import leave_for_browser
 from .difference import measure_difference
+from .edits import find_edited_areas
 from .mini_model import load_mini_clip, load_mini_unet, load_mini_vae
 from .notices import native_side
 from .pictures import (
@@ -23,7 +24,7 @@ from .pictures import (
 )
 from .routes import add_routes
 from .sampling import SAMPLERS, SCHEDULERS, sample
-from .text import PROMPT, EditPrompt, encode_prompt, get_edit_prompt, read_prompt
+from .text import PROMPT, EditPrompt, encode_prompt, get_edit_prompts, part_conditioning, read_prompt
 from .wrapper import InstantMaskWrapper, get_record, wrap_model
 
 __all__ = [
@@ -40,8 +41,9 @@ __all__ = [
     "encode_for_inpainting",
     "encode_prompt",
     "find_editable_pixels",
+    "find_edited_areas",
     "fit_mask",
-    "get_edit_prompt",
+    "get_edit_prompts",
     "get_record",
     "get_samples",
     "is_inpainting_model",
@@ -52,6 +54,7 @@ __all__ = [
     "match_image_to_record",
     "measure_difference",
     "native_side",
+    "part_conditioning",
     "read_prompt",
     "repeat_to_batch",
     "sample",

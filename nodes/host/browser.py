@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ RECORD_NAME = re.compile(r"instdiff_[0-9a-f]{32}\.safetensors")
 """Names of records' files. They come back from the browser, out of saved workflows that anyone may have written."""
 
 
-def leave_for_browser(record: AttentionRecord, settings: MaskSettings, pictures: Tensor | None) -> dict[str, Any]:
-    """Write a record where `routes` finds it, and its pictures ``[N, 3, H, W]`` as PNGs, where the route /view does.
+def leave_for_browser(
+    record: AttentionRecord, settings: Sequence[MaskSettings], pictures: Tensor | None
+) -> dict[str, Any]:
+    """Write a record, with the settings of each edit, where `routes` finds it, and its pictures as PNGs for /view.
 
-    Returns what to ask these routes for: `record`, and `pictures`, a list.
+    The pictures are ``[N, 3, H, W]``. Returns what to ask these routes for: `record`, and `pictures`, a list.
     """
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)

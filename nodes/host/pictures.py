@@ -104,11 +104,11 @@ def scale_mask_to_latent(mask: Tensor, samples: Tensor) -> Tensor:
     return repeat_to_batch(area, len(samples))
 
 
-def check_own_mask(mask: Tensor, samples: Tensor) -> None:
+def check_own_mask(mask: Tensor, samples: Tensor, name: str = "mask") -> None:
     """Raises ``ValueError`` for a user's MASK ``[N, h, w]`` with which nothing of the latents would be edited."""
     if not scale_mask_to_latent(mask, samples).any():
         raise ValueError(
-            "mask is empty: it is nowhere above 0.5 in an area of the size of a latent pixel, so nothing would be "
+            f"{name} is empty: it is nowhere above 0.5 in an area of the size of a latent pixel, so nothing would be "
             "edited (Load Image gives such a mask for a picture without transparency). Draw the area to edit, or "
             "disconnect the input to have it found"
         )

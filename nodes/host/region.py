@@ -15,7 +15,7 @@ import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...instdiff_core.session import MaskSession
+from ...instdiff_core.session import EditSessions
 from ...instdiff_core.settling import Frame, Settling, frame_masks
 from .readers import Reader
 
@@ -53,7 +53,7 @@ class RegionSampling:
         if self._obstacle is None:
             comfy.patcher_extension.add_wrapper(WrappersMP.DIFFUSION_MODEL, self._call, options, is_model_options=True)
 
-    def close_step(self, session: MaskSession) -> None:
+    def close_step(self, session: EditSessions) -> None:
         """See what a step made of the mask. Waits for the device until the mask has settled."""
         self._steps += 1
         if self._frame is not None:
@@ -77,7 +77,7 @@ class RegionSampling:
             )
         return f"region: every step computed the whole picture, since {self._obstacle or 'the mask did not settle'}"
 
-    def _settled(self, session: MaskSession) -> bool:
+    def _settled(self, session: EditSessions) -> bool:
         """A mask that is not found in the sampling has settled, but its record needs a step."""
         assert session.mask is not None
         if session.confidence is None:

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from ...instdiff_core.answer import answer_question
 from ...instdiff_core.export import import_record
-from ...instdiff_core.refinery import Refinery
+from ...instdiff_core.refinery import EditRefineries
 from .browser import find_record
 
 PATH = "/instdiff/mask"
@@ -39,12 +39,16 @@ KEPT_RECORDS, KEPT_BYTES = 4, 2**30
 
 @dataclass(frozen=True)
 class Question:
-    """What mask is wanted: of which record, by which words (none: the settings'), after how many steps (0: all)."""
+    """What mask is wanted: of which record, by which words (none: the settings'), after how many steps (0: all).
+
+    `edit` counts the edits of the run from 1 on; questions may lack it.
+    """
 
     record: str
     words: tuple[str, ...]
     steps: int
     picture: int
+    edit: int = 1
 
     @classmethod
     def read(cls, text: bytes) -> Question:
@@ -53,44 +57,45 @@ class Question:
             values = json.loads(text)
         except (ValueError, RecursionError):
             raise ValueError("the question is no JSON") from None
-        if not isinstance(values, dict) or set(values) != {"record", "words", "steps", "picture"}:
-            raise ValueError("a question has record, words, steps and picture")
+        if not isinstance(values, dict) or {*values, "edit"} != {"record", "words", "steps", "picture", "edit"}:
+            raise ValueError("a question has record, words, steps and picture, and may have edit")
+        values = {"edit": 1, **values}
         record, words = values["record"], values["words"]
         if not isinstance(record, str) or not isinstance(words, list) or not all(isinstance(x, str) for x in words):
             raise ValueError("record must be a name, and words a list of texts")
-        for name in ("steps", "picture"):
-            if type(values[name]) is not int or values[name] < 0:
-                raise ValueError(f"{name} must be a whole number from 0 on")
-        return cls(record, tuple(words), values["steps"], values["picture"])
+        for name, least in (("steps", 0), ("picture", 0), ("edit", 1)):
+            if type(values[name]) is not int or values[name] < least:
+                raise ValueError(f"{name} must be a whole number from {least} on")
+        return cls(record, tuple(words), values["steps"], values["picture"], values["edit"])
 
 
 class Refineries:
     """Makes masks of the records that were left, of which it keeps the latest. For one thread."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[Refinery, int]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[EditRefineries, int]] = OrderedDict()
 
     @torch.inference_mode()
     def answer(self, question: Question) -> bytes:
         """`answer_question` for the record that is meant.
 
         Raises ``FileNotFoundError`` when the record is not there, ``IndexError`` when the picture
-        is not, and ``ValueError`` with a sentence when the record cannot be read.
+        or the edit is not, and ``ValueError`` with a sentence when the record cannot be read.
         """
-        refinery = self._refinery(question.record)
-        return answer_question(refinery, question.words, question.steps, question.picture)
+        refineries = self._edits_of(question.record)
+        return answer_question(refineries, question.words, question.steps, question.picture, question.edit)
 
     def answer_compressed(self, question: Question) -> bytes:
         """`answer`, a third as large, as HTTP's Content-Encoding "deflate" has it."""
         return zlib.compress(self.answer(question), 1)
 
-    def _refinery(self, name: str) -> Refinery:
+    def _edits_of(self, name: str) -> EditRefineries:
         file = find_record(name)
         if name not in self._kept:
             size = file.stat().st_size
             if size > LARGEST_RECORD:
                 raise ValueError("the record is too large to be refined in the browser")
-            self._kept[name] = Refinery(*import_record(file.read_bytes())), size
+            self._kept[name] = EditRefineries(*import_record(file.read_bytes())), size
         self._kept.move_to_end(name)
         while len(self._kept) > 1 and not self._within_bounds():
             self._kept.popitem(last=False)

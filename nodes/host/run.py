@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -15,13 +16,13 @@ from torch import Tensor
 
 from ...instdiff_core.evidence import AttentionRecord, Predictions
 from ...instdiff_core.noise import NoiseLevel
-from ...instdiff_core.session import MaskSession
+from ...instdiff_core.session import EditSessions
+from .edits import EditPredictions, SampledEdit
 from .levels import find_noise_level
 from .pictures import drop_time, keep_picture
 from .preview import outline_previews
 from .readers import Reader
 from .region import RegionSampling
-from .text import PROMPT, EditPrompt
 
 EMPTY = "instdiff_empty"
 """The name of the empty prompt among a guider's conditionings."""
@@ -38,9 +39,8 @@ Mask IoU at cfg 1 with none, 2 and all steps, on 8 scenes each with the embedded
 
 
 class InstantMaskRun:
-    """The hooks and the state of one sampling.
+    """The hooks and the state of one sampling, of one edit or several.
 
-    A `named` prompt is that of every positive conditioning, else only of those that carry it.
     `image_latent` ``[B, C, H, W]`` is the latent of the picture. `noisy` says that the sampling adds noise
     to its latent, rather than going on with one that is noisy already. `region` computes a part of the
     picture only; None: every step computes the whole.
@@ -49,19 +49,19 @@ class InstantMaskRun:
     _model_latent: Tensor
 
     def __init__(
-        self, guider: Any, prompt: EditPrompt, named: bool, reader: Reader, session: MaskSession, image_latent: Tensor,
-        noisy: bool, region: RegionSampling | None = None,
+        self, guider: Any, edits: Sequence[SampledEdit], reader: Reader, image_latent: Tensor, noisy: bool,
+        region: RegionSampling | None = None,
     ) -> None:  # fmt: skip
-        self.session, self.image_latent, self._region = session, image_latent, region
-        self._guider, self._prompt, self._named = guider, prompt, named
+        self.session = EditSessions([edit.session for edit in edits])
+        self.image_latent, self._region = image_latent, region
+        self._guider, self._edits, self._edit_predictions = guider, edits, EditPredictions(guider, edits)
         self._reader, self._noisy = reader, noisy
-        self._matrices: dict[tuple[int, torch.device], Tensor] = {}
-        self._positive: int | None = None
+        self._reading = False
         self._awaiting_call = False
         self._noise: Tensor | None = None
         self._without_prompt = EMPTY
         self._extra_steps = 0
-        self._predictions: tuple[Tensor, Tensor | None] | None = None
+        self._without: Tensor | None = None
         self._finite: Tensor | bool = True
 
     @property
@@ -72,14 +72,16 @@ class InstantMaskRun:
 
     def go_on(self, record: AttentionRecord, noise: Tensor) -> None:
         """Begin with what an earlier sampling of the same picture has recorded, and with its noise samples."""
-        if record.words != self._prompt.words or noise.shape != self.image_latent.shape:
+        words = [edit.prompt.words for edit in self._edits]
+        if [edit.words for edit in record.edits] != words or noise.shape != self.image_latent.shape:
             return
         device = self._guider.model_patcher.load_device
         self._noise = noise.to(device)
         self.session.resume(record, device)
 
-    def install(self) -> None:
-        """Put the hooks into the options of the guider, which are this sampling's own."""
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """The hooks are in the options of the guider, which are this sampling's own; and its conditionings prepared."""
         options, conds = self._guider.model_options, self._guider.conds
         if self._region is not None:
             self._region.install(options)
@@ -95,6 +97,8 @@ class InstantMaskRun:
         if self._without_prompt == EMPTY:
             # here, so that the host prepares it as it prepares its own
             conds[EMPTY] = [self._empty_conditioning()]
+        with self._edit_predictions.installed(options):
+            yield
 
     def record(self) -> AttentionRecord:
         """What the attention said. Raises ``ValueError`` for predictions of NaN, and where no step saw the prompt."""
@@ -104,35 +108,34 @@ class InstantMaskRun:
                 "--force-upcast-attention, --bf16-unet or --fp32-unet, or lower cfg"
             )
         latent_format = self._guider.model_patcher.get_model_object("latent_format")
-        record = self.session.record(getattr(latent_format, "spacial_downscale_ratio", 8))
+        records = self.session.records(getattr(latent_format, "spacial_downscale_ratio", 8))
+        pairs = zip(records, self._edits, strict=True)
+        record = AttentionRecord.joined([replace(each, settings=edit.prompt.settings) for each, edit in pairs])
         return record if self._region is None else replace(record, remark=self._region.remark())
 
-    def edit_entries(self, count: int, latent_size: tuple[int, ...], options: dict[str, Any]) -> Iterator[slice]:
-        """Which of the `count` entries of a model call's batch hold the edit prompt on the whole picture.
+    def edit_entries(
+        self, count: int, latent_size: tuple[int, ...], options: dict[str, Any]
+    ) -> Iterator[tuple[SampledEdit, slice]]:
+        """Which of the `count` entries of a model call's batch hold which edit's prompt on the whole picture.
 
         `latent_size` is ``(height, width)`` of the call's latents, `options` its transformer_options.
         """
-        if self._positive is None or latent_size != tuple(self._model_latent.shape[-2:]):
+        if not self._reading or latent_size != tuple(self._model_latent.shape[-2:]):
             return
-        uuids = {cond["uuid"] for cond in self._edit_conditionings()}
+        edits = {cond["uuid"]: edit for edit in self._edits for cond in edit.conditionings(self._guider)}
         chunks = options["cond_or_uncond"]
         length = count // len(chunks)
         for number, (chunk, uuid) in enumerate(zip(chunks, options["uuids"], strict=True)):
-            if chunk == self._positive and uuid in uuids:
-                yield slice(number * length, (number + 1) * length)
-
-    def token_matrix(self, length: int, device: torch.device) -> Tensor:
-        """`PromptWords.matrix` for a context of this length, made once."""
-        if (length, device) not in self._matrices:
-            self._matrices[length, device] = self._prompt.words.matrix(length, device)
-        return self._matrices[length, device]
+            if uuid in edits and self._edit_predictions.row_is_positive(chunk):
+                yield edits[uuid], slice(number * length, (number + 1) * length)
 
     def _empty_conditioning(self) -> dict[str, Any]:
         """The empty prompt, with what else the model needs (of inpainting models the picture) from the edit prompt."""
-        context, options = self._prompt.empty
+        context, options = self._edits[0].prompt.empty
         # its own text's mask is among `options`, where there is one
         limits = ("area", "mask", "start_percent", "end_percent", "strength", "default", "attention_mask")
-        kept = {name: value for name, value in self._edit_conditionings()[0].items() if name not in limits}
+        first = self._edits[0].conditionings(self._guider)[0]
+        kept = {name: value for name, value in first.items() if name not in limits}
         return {**kept, **options, "cross_attn": context, "model_conds": {}, "uuid": uuid4()}
 
     def _sampler_sample(
@@ -155,8 +158,11 @@ class InstantMaskRun:
 
         The host has resolved the areas by now, and crops the model's input to them.
         """
-        areas = [cond.get("area") for cond in self._edit_conditionings()]
-        if areas and not any(area is None or _is_whole(area, tuple(latent.shape[2:])) for area in areas):
+        size = tuple(latent.shape[2:])
+        for edit in self._edits:
+            areas = [cond.get("area") for cond in edit.conditionings(self._guider)]
+            if not areas or any(area is None or _is_whole(area, size) for area in areas):
+                continue
             raise ValueError(
                 "the edit prompt is limited to an area, where the model sees a part of the picture only: limit it with "
                 "Conditioning (Set Mask) and set_cond_area 'default' instead, or by the input 'mask'"
@@ -174,10 +180,6 @@ class InstantMaskRun:
                 f"Windows node out, or set its context_length to at least {whole}"
             )
 
-    def _edit_conditionings(self) -> list[dict[str, Any]]:
-        """The positive conditionings whose attention is read, as the host has prepared them."""
-        return [cond for cond in self._guider.conds.get("positive", []) if self._named or PROMPT in cond]
-
     def _predict_noise(self, executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """PREDICT_NOISE: show the model the original outside the last mask, then refine and apply this one's."""
         if x.shape[-2:] != self._model_latent.shape[-2:]:
@@ -189,12 +191,14 @@ class InstantMaskRun:
         if self._noise is None:
             # the latent came with its noise: what is left of it without the picture
             self._noise = level.noise_in(x, self._model_latent)
-        if self.session.mask is not None:
+        mask = self.session.mask
+        if mask is not None:
             noised = executor.class_obj.inner_model.scale_latent_inpaint(
                 x=x, sigma=sigma, noise=self._noise, latent_image=self._model_latent
             )
-            x = keep_picture(self.session.mask, x, noised.to(x))
+            x = keep_picture(mask, x, noised.to(x))
         self._awaiting_call = True
+        self._edit_predictions.begin_step()
         try:
             denoised = executor(x, sigma, *args, **kwargs)
         except BaseException:
@@ -202,46 +206,55 @@ class InstantMaskRun:
             raise
         finally:
             self._awaiting_call = False
-        self._finite = torch.isfinite(denoised).all() & self._finite
-        mask = self._close_step(level, denoised)
+        guided = self._edit_predictions.guided(denoised)
+        for each in guided:
+            self._finite = torch.isfinite(each).all() & self._finite
+        self._close_step(level, guided)
         if self._region is not None:
             self._region.close_step(self.session)
-        return denoised if mask is None else keep_picture(mask, denoised, self._model_latent.to(denoised))
+        masks = self.session.masks
+        if masks is None:
+            return denoised
+        edited = self._model_latent.to(denoised)
+        for mask, each in zip(masks, guided, strict=True):
+            edited = keep_picture(mask, each, edited)
+        return edited
 
-    def _close_step(self, level: NoiseLevel, denoised: Tensor) -> Tensor | None:
-        """The mask after a step."""
-        predictions, self._predictions = self._predictions, None
-        if predictions is None:
-            self.session.drop_step()
-            return self.session.mask
-        with_prompt, without = predictions
-        return self.session.step(
-            level,
-            Predictions(
-                drop_time(denoised), drop_time(with_prompt), None if without is None else drop_time(without),
-                drop_time(self._model_latent.to(denoised)),
-            ),
-        )  # fmt: skip
+    def _close_step(self, level: NoiseLevel, guided: list[Tensor]) -> None:
+        """Let every edit with a part in this step make its mask, of the guided prediction of each."""
+        without, self._without = self._without, None
+        for number, (edit, each) in enumerate(zip(self._edits, guided, strict=True)):
+            with_prompt = self._edit_predictions.with_prompt(number)
+            if with_prompt is None:
+                edit.session.drop_step()
+                continue
+            edit.session.step(
+                level,
+                Predictions(
+                    drop_time(each), drop_time(with_prompt), None if without is None else drop_time(without),
+                    drop_time(self._model_latent.to(each)),
+                ),
+            )  # fmt: skip
 
     def _calc_cond_batch(self, executor: Any, model: Any, conds: list[Any], *args: Any, **kwargs: Any) -> Any:
-        """CALC_COND_BATCH: find the edit prompt in the step's first call; later calls of a step are other nodes'."""
-        if not self._awaiting_call:
-            return executor(model, conds, *args, **kwargs)
+        """CALC_COND_BATCH: find the edit prompts in the step's first call; later calls of a step are other nodes'."""
+        if self._edit_predictions.is_answering:
+            return self._edit_predictions.answer(executor, model, conds, *args, **kwargs)
+        positive = self._number_of("positive", conds) if self._awaiting_call else None
         self._awaiting_call = False
-        self._positive = self._number_of("positive", conds)
+        if positive is None:
+            return executor(model, conds, *args, **kwargs)
+        self._reading = True
         try:
-            predictions = executor(model, conds, *args, **kwargs)
-            positive = self._positive
+            predictions = self._edit_predictions.call(executor, model, conds, positive, *args, **kwargs)
         finally:
-            self._positive = None
-        if positive is not None:
-            numbers = (self._number_of(name, conds) for name in WITHOUT_PROMPT)
-            number = next((number for number in numbers if number is not None), None)
-            if number is not None:
-                without = predictions[number]
-            else:
-                without = self._predicted_without_prompt(executor, model, *args, **kwargs)
-            self._predictions = predictions[positive], without
+            self._reading = False
+        numbers = (self._number_of(name, conds) for name in WITHOUT_PROMPT)
+        number = next((number for number in numbers if number is not None), None)
+        if number is not None:
+            self._without = predictions[number]
+        else:
+            self._without = self._predicted_without_prompt(executor, model, *args, **kwargs)
         return predictions
 
     def _number_of(self, name: str, conds: list[Any]) -> int | None:

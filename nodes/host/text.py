@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from torch import Tensor
 
+from ...instdiff_core.edits import share_settings
 from ...instdiff_core.options import MaskSettings
 from ...instdiff_core.refine import check_method, find_target_words
 from ...instdiff_core.tokens import Clip, PromptWords, find_framed_words, find_spelling, join_words, prompt_words
@@ -37,16 +38,31 @@ class EditPrompt:
     """What an edit prompt says beside its conditioning.
 
     `empty` is the context ``[1, L, D]`` of the empty prompt and its options, as in a CONDITIONING:
-    for samplings that predict nothing without the prompt.
+    for samplings that predict nothing without the prompt. `settings` and `mask` ``[B, h, w]`` in 0..1, of any
+    size, are this edit's own, in place of the sampler's.
     """
 
     words: PromptWords
     empty: tuple[Tensor, dict[str, Any]]
+    settings: MaskSettings | None = None
+    mask: Tensor | None = None
+
+    def is_same_edit(self, other: EditPrompt) -> bool:
+        """Whether another prompt, of another conditioning, stands for the same edit."""
+        return self.words == other.words and self.settings == other.settings and self.mask is other.mask
 
 
-def encode_prompt(clip: Any, text: str) -> Conditioning:
-    """CLIPTextEncode, with its `EditPrompt` kept in the conditioning. Raises ``ValueError`` as `read_prompt`."""
-    prompt = read_prompt(clip, text)
+def encode_prompt(
+    clip: Any, text: str, settings: MaskSettings | None = None, mask: Tensor | None = None
+) -> Conditioning:
+    """CLIPTextEncode, with its `EditPrompt` kept in the conditioning.
+
+    Raises ``ValueError`` as `read_prompt`, and for settings that do not suit the prompt.
+    """
+    prompt = replace(read_prompt(clip, text), settings=settings, mask=mask)
+    if settings is not None:
+        find_target_words(prompt.words, settings.target)
+        check_method(prompt.words, settings)
     return clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict={PROMPT: prompt})
 
 
@@ -125,44 +141,74 @@ def _without_weights(text: str) -> str:
     return "".join(unescape_important(part) for part, _ in token_weights(escape_important(text), 1.0))
 
 
-def get_edit_prompt(conditioning: Conditioning, settings: MaskSettings, prompt: EditPrompt | None = None) -> EditPrompt:
-    """`check_prompt` for a CONDITIONING, before anything is sampled."""
-    return check_prompt([(context, options) for context, options in conditioning], settings, prompt)
+def get_edit_prompts(
+    conditioning: Conditioning, settings: MaskSettings | None, prompt: EditPrompt | None = None
+) -> list[EditPrompt]:
+    """`check_prompts` for a CONDITIONING, before anything is sampled."""
+    return check_prompts([(context, options) for context, options in conditioning], settings, prompt)
 
 
-def check_prompt(
+def check_prompts(
     positive: Iterable[tuple[Tensor, dict[str, Any]]], settings: MaskSettings | None, prompt: EditPrompt | None = None
-) -> EditPrompt:
-    """The edit prompt: the one given, else the one that `encode_prompt` put into its conditioning.
+) -> list[EditPrompt]:
+    """The edit prompts: the one given, else those that `encode_prompt` put into their conditionings, in their order.
 
     `positive` are the contexts and options of the positive conditioning. Raises ``ValueError`` for
-    one without an edit prompt, for several with different words, for one whose length does not
+    one without an edit prompt, for several where nothing is edited (`settings` None), for one whose length does not
     match its words, and as `find_target_words` and `check_method`.
     """
     entries = list(positive)
     named = prompt is not None
-    if prompt is None:
-        entries = [(context, options) for context, options in entries if PROMPT in options]
-        if not entries:
-            raise ValueError(
-                "the positive conditioning carries no words: encode the prompt with the node Encode Edit Prompt, "
-                "or connect clip and text"
-            )
-        prompt = entries[0][1][PROMPT]
-        if any(options[PROMPT].words != prompt.words for _, options in entries):
-            raise ValueError("the positive conditioning combines several edit prompts: sample one edit at a time")
-    words = prompt.words
+    prompts = [prompt] if prompt is not None else find_prompts(options for _, options in entries)
+    if not prompts:
+        raise ValueError(
+            "the positive conditioning carries no words: encode the prompt with the node Encode Edit Prompt, "
+            "or connect clip and text"
+        )
+    if len(prompts) > 1 and settings is None:
+        raise ValueError(
+            "the positive conditioning combines several edit prompts, which a sampler mixes where nothing is edited: "
+            "capture the attention of one at a time"
+        )
     for context, options in entries:
+        words = prompts[0].words if named else options[PROMPT].words if PROMPT in options else None
         length = context_length(context, options)
         # exactly: the host repeats a context to match a longer one only while it samples; but other nodes add tokens of
         # pictures, before the words (TextEncodeQwenImageEdit) or behind them (Redux)
-        if length != words.length and not (named and not words.start and length > words.length):
+        if words and length != words.length and not (named and not words.start and length > words.length):
             raise ValueError(
                 f"the positive conditioning has {length} token positions, but its words were counted for "
                 f"{words.length}: encode the edit prompt again, and do not concatenate it with another one"
                 + ("" if words.start or named else "; where another node adds a picture to it, connect clip and text")
             )
-    find_target_words(words, settings.target if settings else ())
-    if settings is not None:
-        check_method(words, settings)
-    return prompt
+    for each, own in zip(prompts, settings_of_prompts(prompts, settings or MaskSettings("change")), strict=True):
+        find_target_words(each.words, own.target)
+        check_method(each.words, own)
+    return prompts
+
+
+def find_prompts(options: Iterable[Mapping[str, Any]]) -> list[EditPrompt]:
+    """The different edits among the options of conditionings, in their order."""
+    prompts: list[EditPrompt] = []
+    for each in options:
+        if PROMPT in each and not any(each[PROMPT].is_same_edit(prompt) for prompt in prompts):
+            prompts.append(each[PROMPT])
+    return prompts
+
+
+def part_conditioning(conditioning: Conditioning) -> list[Conditioning]:
+    """A CONDITIONING for each of its edits, with what is of none; as it is where there is one edit, or none."""
+    prompts = find_prompts(options for _, options in conditioning)
+    if len(prompts) < 2:
+        return [conditioning]
+    return [
+        [entry for entry in conditioning if PROMPT not in entry[1] or entry[1][PROMPT].is_same_edit(prompt)]
+        for prompt in prompts
+    ]
+
+
+def settings_of_prompts(prompts: Sequence[EditPrompt], settings: MaskSettings) -> list[MaskSettings]:
+    """The settings of each edit: its own, else the sampler's. Raises ``ValueError`` as `share_settings`."""
+    without = [prompt.words for prompt in prompts if prompt.settings is None]
+    common = iter(share_settings(without, settings) if without else ())
+    return [prompt.settings or next(common) for prompt in prompts]

@@ -7,11 +7,13 @@ whatever other nodes have put there, whichever came first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
 import comfy.patcher_extension
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -19,12 +21,13 @@ from ...instdiff_core.evidence import AttentionRecord
 from ...instdiff_core.options import MaskSettings
 from ...instdiff_core.session import MaskSession
 from ..checks import find_tensor_problem
+from .edits import POSITIVE, SampledEdit, find_limit
 from .notices import warn_of_noise, warn_of_size
 from .pictures import Latent, drop_time, find_editable, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
-from .readers import check_readable, reader_for
+from .readers import Reader, check_readable, reader_for
 from .region import RegionSampling
 from .run import InstantMaskRun
-from .text import EditPrompt, check_prompt
+from .text import EditPrompt, check_prompts, settings_of_prompts
 
 SAMPLING = "instdiff_sampling"
 """The attribute of a sampled tensor that holds its `Sampling`."""
@@ -42,7 +45,7 @@ class InstantMaskWrapper:
     """Gives every sampling of a wrapped model an instant mask of its own.
 
     `settings`: None samples without a mask and only records. `prompt` is the edit prompt; without it
-    it is found in the positive conditioning. `mask` ``[B, h, w]`` in 0..1, of any size, takes the
+    it is found in the positive conditioning, or several are. `mask` ``[B, h, w]`` in 0..1, of any size, takes the
     place of the instant mask. `image_latent` ``[B, C, H, W]`` is the latent of the picture; without it
     the latent that is sampled is.
 
@@ -93,7 +96,8 @@ class InstantMaskWrapper:
         leaves_noise = float(sigmas[-1]) > 0
         self._running = True
         try:
-            samples: Tensor = executor(noise, latent, sampler, sigmas, denoise_mask, *args, **kwargs)
+            with run.installed():
+                samples: Tensor = executor(noise, latent, sampler, sigmas, denoise_mask, *args, **kwargs)
         finally:
             self._running = False
         record = run.record()
@@ -129,26 +133,49 @@ class InstantMaskWrapper:
             raise ValueError("the model is compiled, and its attention cannot be read: leave TorchCompileModel out")
         positive = guider.conds.get("positive", [])
         contexts = [(cond["cross_attn"], cond) for cond in positive if "cross_attn" in cond]
-        prompt = check_prompt(contexts, self.settings, self.prompt)
+        prompts = check_prompts(contexts, self.settings, self.prompt)
         image_latent = latent if self.image_latent is None else _like_latent(self.image_latent, latent)
         warn_of_size(model, image_latent)
         noisy = bool(noise.any())
         if noisy:
             warn_of_noise(model, sigmas[0])
         reader = reader_for(model, (image_latent.shape[-2], image_latent.shape[-1]))
-        noise_mask = None if denoise_mask is None else find_editable(denoise_mask, latent, model.load_device)
-        session = MaskSession(prompt.words, self.settings, reader.grid, noise_mask)
-        if self.mask is not None:
-            session.fix_mask(scale_mask_to_latent(self.mask, latent).to(model.load_device))
+        device = model.load_device
+        noise_mask = None if denoise_mask is None else find_editable(denoise_mask, latent, device)
+        edits = self._edits(prompts, reader, positive, noise_mask, latent, device)
         region = None
         if self.settings is not None and self.settings.region == "auto":
             region = RegionSampling(reader, guider.model_options, guider.conds)
-        run = InstantMaskRun(guider, prompt, self.prompt is not None, reader, session, image_latent, noisy, region)
+        run = InstantMaskRun(guider, edits, reader, image_latent, noisy, region)
         earlier: Sampling | None = getattr(latent, SAMPLING, None)
         if earlier is not None and earlier.noise is not None and not noisy:
             run.go_on(earlier.record, earlier.noise)
-        run.install()
         return run
+
+    def _edits(
+        self, prompts: Sequence[EditPrompt], reader: Reader, positive: Sequence[dict[str, Any]],
+        noise_mask: Tensor | None, latent: Tensor, device: torch.device,
+    ) -> list[SampledEdit]:  # fmt: skip
+        """The edits of a sampling of `latent`, whose `positive` conditionings are these.
+
+        The mask of this wrapper is the mask of a single edit; of several it is what each is found inside of.
+        """
+        several = len(prompts) > 1
+        settings = [None] * len(prompts) if self.settings is None else settings_of_prompts(prompts, self.settings)
+        edits = []
+        for number, (prompt, own) in enumerate(zip(prompts, settings, strict=True)):
+            limits = [noise_mask]
+            if several:
+                limits.append(find_limit(positive, prompt, latent))
+                if self.mask is not None and prompt.mask is None:
+                    limits.append(scale_mask_to_latent(self.mask, latent))
+            session = MaskSession(prompt.words, own, reader.grid, _all_of(limits, device))
+            mask = self.mask if prompt.mask is None and not several else prompt.mask
+            if mask is not None and own is not None:
+                session.fix_mask(scale_mask_to_latent(mask, latent).to(device))
+            name = f"instdiff_edit_{number + 1}" if number else POSITIVE
+            edits.append(SampledEdit(prompt, session, name, self.prompt is not None))
+        return edits
 
 
 def get_record(attention: AttentionRecord | InstantMaskWrapper, sampled: Latent | None = None) -> AttentionRecord:
@@ -193,6 +220,12 @@ def _like_latent(image_latent: Tensor, latent: Tensor) -> Tensor:
             "input 'mask'"
         )
     return repeat_to_batch(image_latent, len(latent)).view_as(latent)
+
+
+def _all_of(limits: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
+    """Where all of the limits ``[B, H, W]`` bool let something be; None: everywhere."""
+    known = [limit.to(device) for limit in limits if limit is not None]
+    return torch.stack(known).all(0) if known else None
 
 
 def _to_intermediate(samples: Tensor) -> Tensor:

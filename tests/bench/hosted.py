@@ -115,7 +115,7 @@ class _HostedScene:
         started = time.perf_counter()
         # what no graph can choose: the mask of another method
         with patch.object(_module("host.wrapper"), "MaskSession", make_session):
-            samples, _, record = engine.run(
+            samples, _, record, _ = engine.run(
                 "sampler", "MaskedSampler", **self.shared, latent_image=self.latent, settings=approach.settings,
                 steps=sampling.steps, denoise=sampling.strength, cfg=sampling.cfg,
             )  # fmt: skip

@@ -37,7 +37,9 @@ LATENT, TEXT, WORDS = 128, 512, 6
 
 
 class OneEntry:
-    """What the reader needs of a run: all of the batch is the edit prompt, `WORDS` words of a token each."""
+    """What the reader needs of a run and its edit: all of the batch is the prompt, `WORDS` words of a token each."""
+
+    name = "positive"
 
     def __init__(self, pack: Callable[[str], Any], grid: tuple[int, int]) -> None:
         tokens = pack("instdiff_core.tokens")
@@ -45,8 +47,8 @@ class OneEntry:
         self.words = tokens.PromptWords(words, (), (WORDS,), TEXT)
         self.session = pack("instdiff_core.session").MaskSession(self.words, None, grid)
 
-    def edit_entries(self, count: int, *_: Any) -> Iterator[slice]:
-        yield slice(0, count)
+    def edit_entries(self, count: int, *_: Any) -> Iterator[tuple[OneEntry, slice]]:
+        yield self, slice(0, count)
 
     def token_matrix(self, length: int, device: torch.device) -> Tensor:
         return self.words.matrix(length, device)

@@ -54,7 +54,7 @@ class Bench:
         sampling = {"latent_image": {"samples": self.vae.encode(image)}, "steps": self.steps, "denoise": 0.5}
         settings = replace(PRESETS["default"], region=region)
         started = time.process_time()
-        samples, _, record = self._node("sampler", "MaskedSampler", settings=settings, **sampling, **shared)
+        samples, _, record, _ = self._node("sampler", "MaskedSampler", settings=settings, **sampling, **shared)
         seconds = time.process_time() - started
         mask = refine_record(record, settings, picture=image.movedim(-1, 1))
         finished = image

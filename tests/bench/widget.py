@@ -142,7 +142,7 @@ def _leave(server: Server, record: AttentionRecord, settings: MaskSettings) -> s
     """Put a record, with a picture, where a node would leave it; its name."""
     pictures = torch.from_numpy(make_pictures(record, 1)).movedim(-1, 1) / 255
     name = f"instdiff_{next(_numbers):032x}.safetensors"
-    (server.log_file.parent / "temp" / name).write_bytes(export_record(record, settings, pictures))
+    (server.log_file.parent / "temp" / name).write_bytes(export_record(record, [settings], pictures))
     return name
 
 

@@ -19,7 +19,7 @@ from tests.records import make_pictures, make_record
 
 RECORD = make_record(("a", "frog"), batch=2)
 SETTINGS = replace(PRESETS["default"], target=("frog",), share=True)
-FILE = export_record(RECORD, SETTINGS)
+FILE = export_record(RECORD, [SETTINGS])
 START = 8 + struct.unpack("<Q", FILE[:8])[0]
 
 
@@ -41,18 +41,45 @@ def with_metadata(**changes: Any) -> bytes:
     return with_entry("__metadata__", **{name: json.dumps(value) for name, value in changes.items()})
 
 
+def edit() -> dict[str, Any]:
+    return json.loads(header()["__metadata__"]["edits"])[0]
+
+
+def with_edit(**changes: Any) -> bytes:
+    return with_metadata(edits=[edit() | changes])
+
+
 def with_settings(**changes: Any) -> bytes:
-    return with_metadata(settings=json.loads(header()["__metadata__"]["settings"]) | changes)
+    return with_edit(settings=edit()["settings"] | changes)
 
 
 def with_tensors(**changes: torch.Tensor) -> bytes:
+    """With other tensors, by their names without the number of the edit."""
     tensors = {
         "maps": RECORD.maps,
         "propagated_maps": RECORD.propagated,
         "image_latent": RECORD.image_latent,
         "sigmas": torch.tensor(RECORD.sigmas),
+    } | changes
+    common = ("image_latent", "pictures")
+    named = {name if name in common else f"{name}.0": tensor for name, tensor in tensors.items()}
+    return save(named, header()["__metadata__"])
+
+
+def of_version_1(record: Any, settings: MaskSettings) -> bytes:
+    """A file as it was when it held one edit."""
+    tensors = {
+        "maps": record.maps,
+        "propagated_maps": record.propagated,
+        "image_latent": record.image_latent,
+        "sigmas": torch.tensor(record.sigmas, dtype=torch.float64),
+        "noise_mask": record.noise_mask,
     }
-    return save(tensors | changes, header()["__metadata__"])
+    metadata = {
+        "version": 1, "words": record.words.texts, "start": bool(record.words.start), "scale": record.scale,
+        "settings": asdict(settings),
+    }  # fmt: skip
+    return save(tensors, {name: json.dumps(value) for name, value in metadata.items()})
 
 
 def unversioned(record: Any, settings: MaskSettings, without: tuple[str, ...] = ()) -> bytes:
@@ -77,8 +104,8 @@ def test_what_was_written_is_read(count, masked):
     record = replace(RECORD, noise_mask=noise_mask if masked else None)
     pictures = make_pictures(record, count) if count else None
     floats = None if pictures is None else torch.from_numpy(np.float32(pictures) / np.float32(255)).movedim(-1, 1)
-    read, settings, bytes_of_pictures = import_record(export_record(record, SETTINGS, floats))
-    assert settings == SETTINGS
+    read, settings, bytes_of_pictures = import_record(export_record(record, [SETTINGS], floats))
+    assert settings == (SETTINGS,)
     assert (read.words.texts, read.sigmas, read.scale) == (record.words.texts, record.sigmas, record.scale)
     for name in ("maps", "propagated", "image_latent", "noise_mask"):
         written = getattr(record, name)
@@ -96,9 +123,35 @@ def test_what_was_written_is_read(count, masked):
 def test_a_prompt_without_a_start_token_stays_one():
     words = replace(RECORD.words, start=())
     read = [
-        import_record(export_record(replace(RECORD, words=prompt), SETTINGS))[0] for prompt in (RECORD.words, words)
+        import_record(export_record(replace(RECORD, words=prompt), [SETTINGS]))[0] for prompt in (RECORD.words, words)
     ]
     assert [bool(record.words.start) for record in read] == [True, False]
+
+
+def test_several_edits_are_read_as_they_were_written_each_with_its_own():
+    noise_mask = torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    made = (make_record(("red", "car", "b"), batch=2, steps=2, seed=number) for number in range(11))
+    many = tuple(replace(record, noise_mask=noise_mask, image_latent=RECORD.image_latent) for record in made)
+    settings = [SETTINGS, *(replace(PRESETS["paper"], blur=number) for number in range(11))]
+    read, read_settings, _ = import_record(export_record(replace(RECORD, further=many), settings))
+    assert read_settings == tuple(settings)
+    assert [edit.words.texts for edit in read.edits] == [("a", "frog"), *[("red", "car", "b")] * 11]
+    for edit, written in zip(read.edits, (RECORD, *many), strict=True):
+        assert torch.equal(edit.maps, written.maps)
+        assert edit.sigmas == written.sigmas
+        assert (edit.noise_mask is None) == (written.noise_mask is None)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_file_of_version_1_gives_the_same_mask(preset):
+    noise_mask = torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    record, settings = replace(RECORD, noise_mask=noise_mask), PRESETS[preset]
+    read, read_settings, _ = import_record(of_version_1(record, settings))
+    assert read_settings == (settings,)
+    assert read.edits == (read,)
+    mask, wanted = (refine_record(source, settings, 2) for source in (read, record))
+    assert torch.equal(mask.soft, wanted.soft)
+    assert torch.equal(mask.binary, wanted.binary)
 
 
 @pytest.mark.parametrize("without", [(), ("min_area",)])
@@ -107,7 +160,7 @@ def test_a_file_from_before_there_were_versions_gives_the_same_mask(preset, with
     noise_mask = torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
     record, settings = replace(RECORD, noise_mask=noise_mask), replace(PRESETS[preset], min_area=0.0)
     read, read_settings, pictures = import_record(unversioned(record, settings, without))
-    assert read_settings == settings
+    assert read_settings == (settings,)
     assert pictures is None
     mask, wanted = (refine_record(source, settings, 2) for source in (read, record))
     torch.testing.assert_close(mask.soft, wanted.soft, atol=1e-4, rtol=0)
@@ -128,7 +181,7 @@ def test_a_file_of_a_newer_version_is_refused_with_what_to_do():
 
 def test_text_in_a_prompt_is_only_text():
     words = ("<img src=x onerror=alert(1)>", "__proto__", "constructor", "🐸", "日本")
-    assert import_record(export_record(make_record(words), SETTINGS))[0].words.texts == words
+    assert import_record(export_record(make_record(words), [SETTINGS]))[0].words.texts == words
 
 
 @pytest.mark.parametrize(
@@ -144,26 +197,31 @@ def test_text_in_a_prompt_is_only_text():
         (with_header(b"\xff{}"), "cannot be read"),
         (with_header([]), "cannot be read"),
         (with_header({"maps": None}), "cannot be read"),
-        (with_entry("maps", dtype="__proto__"), "cannot be read"),
-        (with_entry("maps", shape=[2**40, 2**40]), "cannot be read"),
-        (with_entry("maps", data_offsets=[-2, 5]), "cannot be read"),
-        (with_entry("__metadata__", words=5), "cannot be read"),
+        (with_entry("maps.0", dtype="__proto__"), "cannot be read"),
+        (with_entry("maps.0", shape=[2**40, 2**40]), "cannot be read"),
+        (with_entry("maps.0", data_offsets=[-2, 5]), "cannot be read"),
+        (with_entry("__metadata__", edits=5), "cannot be read"),
         (save({}, {}), "cannot be read"),
         (with_metadata(version=-1), "no version"),
         (with_metadata(version="1"), "no version"),
-        (with_metadata(words=[]), "no words"),
-        (with_metadata(words="frog"), "no words"),
-        (with_metadata(words=["frog", 5]), "no words"),
-        (with_entry("__metadata__", words="["), "no words"),
-        (with_entry("__metadata__", words="[" * 10**6), "no words"),
-        (with_metadata(words=["frog"]), "do not fit"),
-        (with_metadata(start=1), "start token"),
+        (with_metadata(edits=[]), "which edits"),
+        (with_metadata(edits={}), "which edits"),
+        (with_metadata(edits=[5]), "which edits"),
+        (with_metadata(edits=[edit()] * 2), "no maps"),
+        (with_metadata(edits=[edit()] * 65), "which edits"),
+        (with_entry("__metadata__", edits="["), "which edits"),
+        (with_entry("__metadata__", edits="[" * 10**6), "which edits"),
+        (with_edit(words=[]), "no words"),
+        (with_edit(words="frog"), "no words"),
+        (with_edit(words=["frog", 5]), "no words"),
+        (with_edit(words=["frog"]), "do not fit"),
+        (with_edit(start=1), "start token"),
         (with_metadata(scale=0), "how large"),
         (with_metadata(scale=1.5), "how large"),
         (with_metadata(scale=True), "how large"),
         (with_metadata(scale=10**6), "larger than"),
-        (with_metadata(settings=None), "settings are wrong"),
-        (with_metadata(settings=[]), "settings are wrong"),
+        (with_edit(settings=None), "settings are wrong"),
+        (with_edit(settings=[]), "settings are wrong"),
         (with_settings(method="other"), "settings are wrong"),
         (with_settings(other=1), "settings are wrong"),
         (with_settings(threshold=2), "settings are wrong"),

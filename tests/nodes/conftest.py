@@ -83,7 +83,7 @@ class Host:
 
     def edit(self, latent: Tensor, **changes: Any) -> tuple[Tensor, Tensor, Any]:
         """Masked Sampler: samples, mask and attention."""
-        samples, mask, attention = self.run("InstDiffMaskedSampler", **self.sampling(latent, **changes))
+        samples, mask, attention, _ = self.run("InstDiffMaskedSampler", **self.sampling(latent, **changes))
         return samples["samples"], mask, attention
 
     def changed(self, samples: Tensor, latent: Tensor, attention: Any) -> Tensor:

@@ -63,7 +63,7 @@ def test_the_mask_is_the_object_under_every_guider(host, title):
     latent, truth = host.scene("cat")
     model, passed, attention = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})
     samples = sampled(host, guider(host, title, model, "a frog"), host.model, passed)
-    mask, _, report = host.run("InstDiffRefineMask", attention=attention, sampled=samples)
+    mask, _, report, _ = host.run("InstDiffRefineMask", attention=attention, sampled=samples)
     assert host.iou(mask, truth) > 0.75
     assert "fits" not in report
 

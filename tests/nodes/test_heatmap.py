@@ -67,7 +67,7 @@ def test_the_heat_is_what_naming_the_word_makes_a_mask_of(host, heatmaps, attent
 
 
 def test_the_index_word_is_that_of_the_report(host, heatmaps, attention):
-    *_, report = host.run("InstDiffRefineMask", attention=attention)
+    report = host.run("InstDiffRefineMask", attention=attention)[2]
     _, captions = heatmaps(attention)
     (number,) = marked(captions)
     assert f"index word '{attention.words.texts[number]}'" in report

@@ -21,7 +21,7 @@ def test_the_masks_of_sampler_refine_and_settings_stay_inside(host, half):
     changed = (samples != latent["samples"]).any(1)
     assert not changed[..., 16:].any()
     for settings in ({}, {"threshold": 0.0}, {"preset": "paper", "threshold": 0.0}, {"share": True}):
-        refined, soft, _ = host.run("InstDiffRefineMask", attention=attention, settings=host.settings(**settings))
+        refined, soft, *_ = host.run("InstDiffRefineMask", attention=attention, settings=host.settings(**settings))
         assert refined.any()
         assert not refined[~left].any()
         assert not soft[~left].any()

@@ -96,7 +96,7 @@ def test_an_embedding_is_sampled_and_can_make_the_mask(host, latent, clip_with_e
     attention = edited(host, latent, positive=positive)
     assert attention.words.texts == ("a", "embedding:thing", "on", "grass")
     assert attention.words.words[1].positions == (2, 3, 4)
-    mask, _, report = host.run("InstDiffRefineMask", attention=attention, settings=host.settings(words="embedding"))
+    mask, _, report, _ = host.run("InstDiffRefineMask", attention=attention, settings=host.settings(words="embedding"))
     assert "index word 'embedding:thing'" in report
     assert 0 < mask.mean() < 1
 

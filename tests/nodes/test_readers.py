@@ -21,12 +21,12 @@ class TextFirstReader:
         cells = self.grid[0] * self.grid[1]
 
         def read(attend: Any, q: Any, k: Any, v: Any, heads: int, *args: Any, **kwargs: Any) -> Any:
-            for part in run.edit_entries(len(q), self.latent_size, kwargs["transformer_options"]):
+            for edit, part in run.edit_entries(len(q), self.latent_size, kwargs["transformer_options"]):
                 queries, keys = q[part], k[part]
                 text = keys.shape[2] - cells
-                matrix = run.token_matrix(text, keys.device)
+                matrix = edit.token_matrix(text, keys.device)
                 maps = attention.word_maps(queries[:, :, text:], keys[:, :, :text], matrix, self.grid)
-                run.session.observe_words(maps)
+                edit.session.observe_words(maps)
             return attend(q, k, v, heads, *args, **kwargs)
 
         options["transformer_options"]["optimized_attention_override"] = read

@@ -32,7 +32,7 @@ def attention(host):
 
 @pytest.fixture
 def refine(host):
-    """``refine(**inputs)``: mask, soft mask, report and what the browser is told."""
+    """``refine(**inputs)``: mask, soft mask, report, the masks of the edits, and what the browser is told."""
 
     def run(**inputs):
         output = host.classes[NODE].execute(**{"steps": 0, **inputs})
@@ -44,7 +44,7 @@ def refine(host):
 @pytest.fixture
 def left(refine):
     """``left(**inputs)``: the references for the browser, as JSON would carry them."""
-    return lambda **inputs: json.loads(json.dumps(refine(**inputs)[3]))["instdiff_record"][0]
+    return lambda **inputs: json.loads(json.dumps(refine(**inputs)[4]))["instdiff_record"][0]
 
 
 def place(reference):
@@ -102,7 +102,7 @@ def test_one_of_them_leaves_the_other_to_the_settings(host, attention, refine):
 def test_the_editor_gets_the_record_and_the_settings_before_the_nodes_own(host, attention, left, make_picture):
     given = {"settings": host.settings(threshold=0.3, words="grass", share=True), "image": make_picture(1, 133, 130)}
     references = left(attention=attention, threshold=0.9, words="frog", **given)
-    record, settings, pictures = import_record(place(references["record"]).read_bytes())
+    record, (settings,), pictures = import_record(place(references["record"]).read_bytes())
     for name in ("maps", "propagated", "image_latent"):
         assert torch.equal(getattr(record, name), getattr(attention, name))
     assert (record.sigmas, record.scale) == (attention.sigmas, attention.scale)
@@ -188,7 +188,7 @@ def test_names_of_records_cannot_be_guessed(attention, left):
 
 
 def test_the_mask_is_still_previewed(attention, refine):
-    assert len(refine(attention=attention)[3]["images"]) == 2
+    assert len(refine(attention=attention)[4]["images"]) == 2
 
 
 @pytest.mark.parametrize(

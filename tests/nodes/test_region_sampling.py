@@ -154,7 +154,7 @@ def test_inpainting_models_see_their_part_of_the_masked_picture(
     prompts = {"positive": positive, "negative": negative}
     inputs = host.sampling(latent["samples"], model=inpainting_model, settings=settings, mask=mask, **prompts)
     calls = watch(inpainting_model)
-    samples, _, _ = host.run("InstDiffMaskedSampler", **inputs | {"latent_image": latent})
+    samples, *_ = host.run("InstDiffMaskedSampler", **inputs | {"latent_image": latent})
     assert calls[0] == (32, 32) != calls[-1]
     check_kept(samples["samples"], latent["samples"], mask)
 

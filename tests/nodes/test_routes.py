@@ -11,7 +11,7 @@ import pytest
 from instdiff_core.answer import answer_question
 from instdiff_core.export import export_record
 from instdiff_core.options import PRESETS
-from instdiff_core.refinery import Refinery
+from instdiff_core.refinery import EditRefineries
 from tests.records import make_record
 
 RECORD = make_record(("a", "frog"), batch=2)
@@ -30,7 +30,7 @@ def leave(host: Any) -> Any:
 
     def write(number: int) -> str:
         name = f"instdiff_{number:032x}.safetensors"
-        Path(folder_paths.get_temp_directory(), name).write_bytes(export_record(RECORD, PRESETS["default"]))
+        Path(folder_paths.get_temp_directory(), name).write_bytes(export_record(RECORD, [PRESETS["default"]]))
         return name
 
     return write
@@ -70,7 +70,7 @@ def test_what_is_no_question_is_refused_with_a_sentence(routes, text):
 
 def test_a_question_is_answered_from_the_record_that_it_names(routes, leave):
     question = routes.Question.read(json.dumps(QUESTION | {"record": leave(1)}).encode())
-    wanted = answer_question(Refinery(RECORD, PRESETS["default"]), ("frog",), 0, 1)
+    wanted = answer_question(EditRefineries(RECORD, [PRESETS["default"]]), ("frog",), 0, 1)
     refineries = routes.Refineries()
     assert refineries.answer(question) == refineries.answer(question) == wanted
 
@@ -127,7 +127,7 @@ def test_only_the_latest_records_are_kept(routes, leave, monkeypatch):
     for name in [*names, names[5]]:
         refineries.answer(routes.Question(name, (), 0, 0))
     assert kept() == [names[3], names[4], names[6], names[5]]
-    monkeypatch.setattr(routes, "KEPT_BYTES", 2 * len(export_record(RECORD, PRESETS["default"])))
+    monkeypatch.setattr(routes, "KEPT_BYTES", 2 * len(export_record(RECORD, [PRESETS["default"]])))
     refineries.answer(routes.Question(names[0], (), 0, 0))
     assert kept() == [names[5], names[0]]
     monkeypatch.setattr(routes, "KEPT_BYTES", 1)

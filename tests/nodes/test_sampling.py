@@ -71,7 +71,7 @@ def test_the_input_latent_and_model_stay_as_they_were(host, latent, snapshot):
 def test_retuning_with_the_settings_of_the_edit_gives_its_mask_again(host, latent):
     settings = host.settings(threshold=0.35, min_area=0.0)
     _, mask, attention = host.edit(latent, settings=settings)
-    again, soft, report = host.run("InstDiffRefineMask", attention=attention, settings=settings)
+    again, soft, report, _ = host.run("InstDiffRefineMask", attention=attention, settings=settings)
     assert torch.equal(again, mask)
     assert torch.equal(again, (soft >= 0.35).float())
     assert "frog" in report

@@ -15,7 +15,7 @@ from instdiff_core.corrections import Corrections
 from instdiff_core.export import export_record, import_record
 from instdiff_core.options import PRESETS, MaskShape
 from instdiff_core.refine import refine_record
-from instdiff_core.refinery import Refinery
+from instdiff_core.refinery import EditRefineries
 from instdiff_core.shape import shape_masks
 from tests.corrections import NOT_CORRECTIONS
 from tests.records import make_pictures, make_record
@@ -34,7 +34,7 @@ def test_every_threshold_cuts_what_python_cuts(editor, settings, masked, min_are
     pictures = make_pictures(record, 1) ^ np.random.default_rng(0).integers(0, 2, (192, 320, 3), np.uint8) * 96
     floats = torch.from_numpy(np.float32(pictures) / np.float32(255)).movedim(-1, 1)
     settings = replace(settings, min_area=min_area, threshold=0.123)
-    refinery = Refinery(*import_record(export_record(record, settings, floats)))
+    refinery = EditRefineries(*import_record(export_record(record, [settings], floats)))
     for words, steps in ((), 0), (("Frog",), 2):
         answer = answer_question(refinery, words, steps, 0)
         for threshold in (0.01, 0.123, 0.29, 0.5, 0.57, 0.8, 1):
@@ -100,7 +100,7 @@ def test_what_python_refuses_as_corrections_the_browser_does_not_draw(editor):
 
 def test_the_words_at_a_place_come_strongest_first(editor):
     record = make_record(WORDS, batch=2, seed=11)
-    answer = answer_question(Refinery(record, PRESETS["default"]), (), 2, 1)
+    answer = answer_question(EditRefineries(record, [PRESETS["default"]]), (), 2, 1)
     propagated = record.evidence(2).propagated[1, 3:]
     low, high = propagated.amin((-2, -1), keepdim=True), propagated.amax((-2, -1), keepdim=True)
     size = record.image_size

@@ -19,9 +19,10 @@ from ....instdiff_core.attention import split_heads, word_maps
 from .layouts import FAMILIES, Call, Layout, count_cells
 
 if TYPE_CHECKING:
+    from ..edits import SampledEdit
     from ..run import InstantMaskRun
 
-Tables = dict[tuple[Layout, torch.device], tuple[Tensor, Tensor]]
+Tables = dict[tuple[str, Layout, torch.device], tuple[Tensor, Tensor]]
 
 CALL = "instdiff_call"
 """The key of a `_Reading` in the options of a model call."""
@@ -68,7 +69,7 @@ class JointReader:
             parts = list(run.edit_entries(len(x), tuple(x.shape[-2:]), transformer_options))
             if parts and c_crossattn is not None:
                 call = Call(self.network, c_crossattn.shape[1], *self.cells, kwargs)
-                reading = _Reading(self, run, self.family.lay_out(call), parts, tables)
+                reading = _Reading(self, self.family.lay_out(call), parts, tables)
                 transformer_options = {**transformer_options, CALL: reading}
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
 
@@ -87,16 +88,15 @@ class JointReader:
 
 @dataclass
 class _Reading:
-    """What is read in one model call, of the `parts` of its batch that hold the edit prompt.
+    """What is read in one model call, of the `parts` of its batch that hold edit prompts.
 
-    `tables` are kept for the whole sampling: for each layout the places in its sequence that are read, and
+    `tables` are kept for the whole sampling: for each edit and layout the places in its sequence that are read, and
     the words' matrix for it.
     """
 
     reader: JointReader
-    run: InstantMaskRun
     layout: Layout
-    parts: list[slice]
+    parts: list[tuple[SampledEdit, slice]]
     tables: Tables
     seen: dict[str, int] = field(default_factory=lambda: {"words": 0, "cells": 0})
 
@@ -110,15 +110,15 @@ class _Reading:
             heads: int = args[0] if args else kwargs["heads"]
             q, k = split_heads(q, heads), split_heads(k, heads)
         mask: Tensor | None = args[1] if len(args) > 1 else kwargs.get("mask")
-        rows, matrix = self._tables(q.device)
-        for part in self.parts:
+        for edit, part in self.parts:
+            rows, matrix = self._tables(edit, q.device)
             queries, keys = q[part].index_select(2, rows), k[part]
             if "words" in wanted:
                 masked = None if mask is None else _mask_of(mask, part, rows, len(q))
                 maps = word_maps(queries, keys, matrix, self.reader.grid, masked)
-                self.run.session.observe_words(maps)
+                edit.session.observe_words(maps)
             if "cells" in wanted:
-                self.run.session.observe_self_attention(queries, keys.index_select(2, rows), self.reader.grid)
+                edit.session.observe_self_attention(queries, keys.index_select(2, rows), self.reader.grid)
 
     def _kinds(self, queries: int, keys: int) -> tuple[str, ...]:
         """What an attention of so many queries and keys shows: the words, the picture's own cells, both or nothing.
@@ -140,20 +140,20 @@ class _Reading:
         self.seen[kind] += 1
         return number in blocks if kind == "words" else number == blocks[len(blocks) // 2]
 
-    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The places in the sequence of the cells that are read, and the words' matrix for all of its keys."""
+    def _tables(self, edit: SampledEdit, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The places in the sequence of the cells that are read, and the matrix of an edit's words for all its keys."""
         layout, reader = self.layout, self.reader
-        if (layout, device) not in self.tables:
+        if (edit.name, layout, device) not in self.tables:
             down, along = (torch.arange(reader.first, count, reader.stride, device=device) for count in reader.cells)
             rows = (layout.picture + down[:, None] * layout.across + along).flatten()
-            matrix = self.run.token_matrix(layout.text[0].stop, device)
+            matrix = edit.token_matrix(layout.text[0].stop, device)
             if not reader.family.crosses:
                 placed = matrix.new_zeros(layout.length, matrix.shape[1])
                 for span in layout.text:
                     placed[span.place : span.place + span.stop - span.first] = matrix[span.first : span.stop]
                 matrix = placed
-            self.tables[layout, device] = rows, matrix
-        return self.tables[layout, device]
+            self.tables[edit.name, layout, device] = rows, matrix
+        return self.tables[edit.name, layout, device]
 
 
 def _mask_of(mask: Tensor, part: slice, rows: Tensor, batch: int) -> Tensor:

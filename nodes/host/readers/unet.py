@@ -13,10 +13,11 @@ from torch import Tensor
 from ....instdiff_core.attention import downscale_to_read, split_heads, word_maps
 
 if TYPE_CHECKING:
+    from ..edits import SampledEdit
     from ..run import InstantMaskRun
 
 Attend = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
-Read = Callable[[Tensor, Tensor, dict[str, Any]], None]
+Read = Callable[["SampledEdit", Tensor, Tensor, dict[str, Any]], None]
 Key = tuple[Any, ...]
 
 
@@ -34,18 +35,18 @@ class UNetReader:
     def install(self, options: dict[str, Any], run: InstantMaskRun) -> None:
         """Replace the layers' attention, on top of what other nodes have replaced it with."""
 
-        def read_words(q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
+        def read_words(edit: SampledEdit, q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
             grid = tuple(extra["activations_shape"][-2:])
             # in float32: some models' scores are beyond float16
             q, k = (split_heads(each, extra["n_heads"]).float() for each in (q, k))
-            run.session.observe_words(word_maps(q, k, run.token_matrix(k.shape[2], k.device), grid))
+            edit.session.observe_words(word_maps(q, k, edit.token_matrix(k.shape[2], k.device), grid))
 
-        def keep_self_attention(q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
+        def keep_self_attention(edit: SampledEdit, q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
             height, width = extra["activations_shape"][-2:]
             # other nodes merge or tile the cells of self-attention: then it is not of this grid
             if q.shape[1] == k.shape[1] == height * width:
                 q, k = (split_heads(each, extra["n_heads"]) for each in (q, k))
-                run.session.observe_self_attention(q, k, (height, width))
+                edit.session.observe_self_attention(q, k, (height, width))
 
         for kind, read in (("attn2", read_words), ("attn1", keep_self_attention)):
             replaced = options["transformer_options"].get("patches_replace", {}).get(kind, {})
@@ -80,11 +81,11 @@ def _blocks_by_downscale(unet: UNetModel) -> dict[int, list[tuple[str, int]]]:
 
 
 def _reading(run: InstantMaskRun, read: Read, previous: Attend | None) -> Attend:
-    """An attention replacement that attends as before, and shows `read` the edit prompt's batch entries."""
+    """An attention replacement that attends as before, and shows `read` the edit prompts' batch entries."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-        for part in run.edit_entries(q.shape[0], tuple(extra["original_shape"][-2:]), extra):
-            read(q[part], k[part], extra)
+        for edit, part in run.edit_entries(q.shape[0], tuple(extra["original_shape"][-2:]), extra):
+            read(edit, q[part], k[part], extra)
         if previous is not None:
             return previous(q, k, v, extra)
         return optimized_attention(

@@ -186,7 +186,7 @@ def test_a_latent_that_came_noisy_goes_on_with_its_noise(host, family):
 def test_the_other_nodes_take_what_was_recorded(host, family):
     latent = family.latent(8, 12)
     attention = host.edit(latent, **family.inputs(cfg=4.0))[2]
-    mask, soft, report = host.run("InstDiffRefineMask", attention=attention)
+    mask, soft, report, _ = host.run("InstDiffRefineMask", attention=attention)
     assert mask.shape == soft.shape == (1, 128, 192) if family.name == "flux2" else (1, 64, 96)
     assert "frog" in report
     assert host.run("InstDiffRefineMask", attention=attention, words="frog")[1].isfinite().all()
