@@ -240,7 +240,8 @@ class RefineInstantMask(io.ComfyNode):
     def execute(
         cls, attention: Any, steps: int, threshold: float | None = None, words: str | None = None,
         settings: Any = None, image: Any = None, sampled: Any = None, grow: int | None = None,
-        smooth: int | None = None, fill_holes: bool | None = None, corrections: str | None = None, edit: int | None = None,
+        smooth: int | None = None, fill_holes: bool | None = None, corrections: str | None = None,
+        edit: int | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         attention = host.get_record(attention, sampled)
         shown = select_edits(attention, edit)
@@ -248,10 +249,8 @@ class RefineInstantMask(io.ComfyNode):
         chosen = _changed(attention, own, shown, threshold, split_names(words or ""))
         picture = None if image is None else host.match_image_to_record(image, attention)
         shape, by_hand = MaskShape(bool(fill_holes), smooth or 0, grow or 0), _read_corrections(corrections)
-        made = [
-            refine_record(each, settings, steps or None, picture)
-            for each, settings in zip(attention.edits, chosen, strict=True)
-        ]
+        pairs = zip(attention.edits, chosen, strict=True)
+        made = [refine_record(record, values, steps or None, picture) for record, values in pairs]
         for number in shown:
             made[number] = retouch_mask(made[number], shape, by_hand, attention.edits[number].noise_mask)
         masks = part_masks(made)

@@ -55,11 +55,11 @@ def place(reference):
 
 
 def test_the_shape_and_what_is_corrected_by_hand_are_in_the_mask_and_its_area(attention, refine):
-    plain, soft, _, _ = refine(attention=attention, threshold=0.5)
+    plain, soft, *_ = refine(attention=attention, threshold=0.5)
     grown = refine(attention=attention, threshold=0.5, grow=5)[0]
     assert torch.equal(grown, torch.nn.functional.max_pool2d(plain, 11, 1, 5))
     text = '{"1": [["erase", [2048, 2048, 8000]], ["add", [1024, 2048, 1]], ["add", [1024, 2048, 320]]]}'
-    masks, same, report, _ = refine(attention=attention, threshold=0.5, grow=5, corrections=text)
+    masks, same, report, *_ = refine(attention=attention, threshold=0.5, grow=5, corrections=text)
     assert torch.equal(masks[0], grown[0])
     assert masks[1].sum() == pytest.approx(np.pi * 10**2, rel=0.02)
     assert masks[1, 64, 32] == 1
