@@ -132,7 +132,8 @@ export class Corrector {
       if (!this._tool && !moved) this._toggleAt(this._picture.placeOf({ clientX, clientY }));
     });
     frame.addEventListener("keydown", (event) => {
-      if (this._fixed || !(event.ctrlKey || event.metaKey ? this._onCommand(event) : this._onKey(event))) return;
+      // with Ctrl they are the host's, which hears them first
+      if (this._fixed || event.ctrlKey || event.metaKey || event.altKey || !this._onKey(event)) return;
       event.preventDefault();
       event.stopPropagation();
     });
@@ -149,19 +150,12 @@ export class Corrector {
    * @param {KeyboardEvent} event
    * @returns {boolean} whether it meant something here
    */
-  _onCommand({ key, shiftKey }) {
-    const letter = key.toLowerCase();
-    if (letter !== "z" && letter !== "y") return false;
-    const way = letter === "y" || shiftKey ? "redo" : "undo";
-    const can = way === "undo" ? this._history.canUndo(this._number) : this._history.canRedo(this._number);
-    if (can) this._turn(way);
-    return can;
-  }
-
-  /** @param {KeyboardEvent} event */
-  _onKey({ key, code }) {
+  _onKey({ key, code, shiftKey }) {
     const by = SIZE_KEYS[key] ?? SIZE_KEYS[code];
-    if (by) {
+    const way = key.toLowerCase() === "z" ? (shiftKey ? "redo" : "undo") : null;
+    if (way) {
+      this._turn(way);
+    } else if (by) {
       this._tools.resize(by);
     } else if (key === "Escape" && this._brush.stroke) {
       this._brush.cancel();
@@ -197,6 +191,8 @@ export class Corrector {
 
   /** @param {"undo" | "redo"} way */
   _turn(way) {
+    const can = way === "undo" ? this._history.canUndo(this._number) : this._history.canRedo(this._number);
+    if (!can) return;
     this._history[way](this._number);
     this._tell();
   }

@@ -25,7 +25,8 @@ const ENGLISH = {
   waiting: "Queue the workflow to see the mask here.",
   picture:
     "Picture with the mask. Arrow keys move a crosshair, with Shift in larger steps. Enter keeps or drops the part " +
-    "there, or puts the brush down and up. B paints, E erases, Escape goes back to parts, [ and ] change the brush.",
+    "there, or puts the brush down and up. B paints, E erases, Escape goes back to parts, [ and ] change the brush, " +
+    "Z undoes, Shift+Z does it again.",
   point: "Point at the picture to see which words act.",
   words: "Words of the edit prompt that make the mask",
   foundByItself: "Found by itself",
@@ -60,8 +61,8 @@ const ENGLISH = {
   },
   size: "Size of the brush ([ and ], or the wheel)",
   sizeOf: (percent) => `${percent} % of the picture`,
-  undo: "Undo the correction",
-  redo: "Redo the correction",
+  undo: "Undo the correction (Z)",
+  redo: "Redo the correction (Shift+Z)",
   clear: "Clear all corrections of this picture",
   full: "There is no room for more corrections: undo some, or clear them.",
   brushDown: "Brush down",
@@ -74,7 +75,7 @@ const CHINESE = {
   waiting: "运行工作流后，遮罩会显示在这里。",
   picture:
     "带遮罩的图像。方向键移动十字光标，按住 Shift 移动得更快。回车键保留或去除该处的部分，或落下、抬起画笔。" +
-    "B 涂抹，E 擦除，Esc 返回选择部分，[ 和 ] 改变画笔大小。",
+    "B 涂抹，E 擦除，Esc 返回选择部分，[ 和 ] 改变画笔大小，Z 撤销，Shift+Z 重做。",
   point: "将指针移到图像上，查看哪些词在此处起作用。",
   words: "生成遮罩的编辑提示词中的词",
   foundByItself: "自动找到",
@@ -109,8 +110,8 @@ const CHINESE = {
   },
   size: "画笔大小（[ 和 ]，或滚轮）",
   sizeOf: (percent) => `图像的 ${percent}%`,
-  undo: "撤销修正",
-  redo: "重做修正",
+  undo: "撤销修正（Z）",
+  redo: "重做修正（Shift+Z）",
   clear: "清除此图像的全部修正",
   full: "没有空间容纳更多修正：请撤销一些，或清除。",
   brushDown: "画笔已落下",
