@@ -76,7 +76,7 @@ def guard_edit(original: Tensor, edited: Tensor, mask: Tensor | None = None, opt
     Raises ``ValueError`` for NaN and infinite values.
     """
     for name, picture in (("original", original), ("edited", edited)):
-        if not torch.isfinite(picture).all():
+        if not all(torch.isfinite(value) for value in picture.aminmax()):
             raise ValueError(f"{name} holds NaN or infinite values")
     before, after = _colours(original), _colours(edited)
     size = original.shape[0], original.shape[1]
@@ -96,9 +96,11 @@ def guard_edit(original: Tensor, edited: Tensor, mask: Tensor | None = None, opt
         painted = _resize(after.to(before), size).clamp(0, 1)
     if original.shape[-1] < 3:
         painted = painted.mean(-1, keepdim=True)
-    picture = paste(original, painted[..., : original.shape[-1]].to(original), alpha)
-    report = _report(plan, size, alpha, after.shape, options)
-    return Guarded(picture, alpha > 0, aligned, plan.alignment.homography, report)
+    area = alpha > 0
+    picture, part = original.clone(), _extent(area)
+    picture[part] = paste(original[part], painted[part][..., : original.shape[-1]].to(original), alpha[part])
+    report = _report(plan, size, area, after.shape, options)
+    return Guarded(picture, area, aligned, plan.alignment.homography, report)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +201,7 @@ def _move(original: Tensor, edited: Tensor, alignment: Alignment, colours: Colou
 
 
 def _report(
-    plan: _Plan, size: tuple[int, int], alpha: Tensor, edited: tuple[int, ...], options: GuardOptions
+    plan: _Plan, size: tuple[int, int], area: Tensor, edited: tuple[int, ...], options: GuardOptions
 ) -> GuardReport:
     across, down, zoom, rotation = plan.alignment.movement(size)
     return GuardReport(
@@ -210,7 +212,7 @@ def _report(
         colour_change=plan.colour_change,
         residual=plan.residual,
         found=float(plan.found.float().mean()),
-        kept=float((alpha == 0).float().mean()),
+        kept=1 - float(area.float().mean()),
         refusal=plan.refusal,
         given=options.refused,
         swapped=_seems_swapped(size, (edited[0], edited[1])),
@@ -244,6 +246,12 @@ def _resize(picture: Tensor, size: tuple[int, ...] | list[int]) -> Tensor:
     smaller = size[0] < picture.shape[0] or size[1] < picture.shape[1]
     values = picture.movedim(-1, 0)[None]
     return functional.interpolate(values, list(size), mode="bilinear", antialias=smaller)[0].movedim(0, -1)
+
+
+def _extent(area: Tensor) -> tuple[slice, slice]:
+    """The rows and the columns that hold an area ``[h, w]`` bool."""
+    rows, columns = (area.any(axis).nonzero()[:, 0].tolist() or [0, -1] for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _dilate(area: Tensor, radius: int) -> Tensor:
