@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import adaptive_max_pool2d, interpolate, max_pool2d
 
 AMPLIFIED = 4
 """How many times brighter than it is a difference is shown."""
+
+SHOWN = 1024
+"""Pixels of the longer side, at most, of pictures that are only looked at."""
 
 ORANGE, BLUE = (1.0, 0.6, 0.0), (0.0, 0.4, 1.0)
 """The colours of the first mask and the other. Colour-blind people tell them apart too, and they add up to white."""
@@ -34,6 +37,20 @@ def draw_outline(picture: Tensor, mask: Tensor, colour: tuple[float, float, floa
     width = max(1, min(picture.shape[1:3]) // 256)
     dilated = max_pool2d(mask.float(), 2 * width + 1, 1, width) > 0
     return torch.where((dilated & ~mask).unsqueeze(-1), torch.tensor(colour).to(picture), picture)
+
+
+def show_area(picture: Tensor, area: Tensor) -> Tensor:
+    """A picture ``[H, W, C]``, of at most `SHOWN` pixels a side, with the outline of `area` ``[H, W]`` bool.
+
+    Gives colours ``[h, w, 3]``; of one channel, or three and more, those from the fourth on are left out.
+    """
+    height, width = area.shape
+    scale = max(1.0, max(height, width) / SHOWN)
+    size = [max(1, round(side / scale)) for side in (height, width)]
+    colours = picture[..., :3].movedim(-1, 0)[None].float()
+    small = interpolate(colours, size, mode="bilinear", antialias=True).movedim(1, -1).clamp(0, 1)
+    covered = adaptive_max_pool2d(area[None, None].float(), size)[0] > 0  # thin parts stay
+    return draw_outline(small.expand(-1, -1, -1, 3), covered, ORANGE)[0]
 
 
 def find_white_and_black(factors: Sequence[Sequence[float]], bias: Sequence[float] | None) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import torch
 from comfy_api.latest import io, ui
 
+from ..instdiff_core.drawing import show_area
 from ..instdiff_core.guard import guard_edit
 from ..instdiff_core.options import GUARD, GuardOptions, Refused
 from . import host
@@ -111,4 +112,6 @@ class EditGuard(io.ComfyNode):
         picture, area, aligned = (
             torch.stack([getattr(result, name) for result in results]) for name in ("picture", "area", "aligned")
         )
-        return io.NodeOutput(picture, area.float(), aligned, report, ui=ui.PreviewText(report))
+        outlined = torch.stack([show_area(result.picture, result.area) for result in results])
+        shown = ui.PreviewImage(outlined, cls=cls).as_dict() | ui.PreviewText(report).as_dict()
+        return io.NodeOutput(picture, area.float(), aligned, report, ui=shown)

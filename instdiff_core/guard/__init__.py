@@ -31,7 +31,7 @@ SHORTEST = 32
 AGREEMENT = 0.4
 """Two pictures of which less agrees (`Alignment.agreement`) are not taken for the same."""
 
-COLOUR_CHANGE = 14.0
+COLOUR_CHANGE = 17.0
 """A median change of colours (CIELAB) beyond this is no editor's drift but another light."""
 
 RESIDUAL = 6.5

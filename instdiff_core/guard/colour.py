@@ -17,6 +17,9 @@ LEASH = 0.05
 RIDGE = 3e-3
 """How strongly the quadratic map is drawn towards the linear one, as a part of the pixels."""
 
+STIFF = 1e-3
+"""The variance from which a colour has a gain of its own, and all have one: fitted to less, it spoils other colours."""
+
 SOFT = 12
 """The soft rest is smooth over this part of the longer side."""
 
@@ -83,13 +86,16 @@ def match_colours(original: Tensor, aligned: Tensor, unchanged: Tensor) -> Colou
 
 def _fit_linear(colours: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gain and offset ``[3]`` of each colour ``[n, 3]``, and the weights ``[n]`` that the pixels had."""
-    weight = torch.ones(len(colours))
+    # begun with an offset alone: a gain could take the colours of two things, one of them edited, for one line
+    change = wanted - colours
+    weight = _tukey((change - change.median(0).values).norm(dim=-1))
     for _ in range(ROUNDS):
         total = weight.sum().clamp(min=1e-6)
         means = [(values * weight[:, None]).sum(0) / total for values in (colours, wanted)]
         centred = [values - mean for values, mean in zip((colours, wanted), means, strict=True)]
         products = [(centred[0] * each * weight[:, None]).sum(0) / total for each in centred]
-        gain = (products[1] + 1e-4) / (products[0] + 1e-4)
+        common = (products[1].sum() + STIFF) / (products[0].sum() + STIFF)
+        gain = (products[1] + STIFF * common) / (products[0] + STIFF)
         offset = means[1] - gain * means[0]
         weight = _tukey((wanted - colours * gain - offset).norm(dim=-1))
     return gain, offset, weight

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import kornia.color
 import numpy as np
 import torch
@@ -17,8 +15,8 @@ from .align import box
 SURE, UNSURE = 6.0, 2.2
 """How many times the usual difference is an edit, and how many are if they are connected to one."""
 
-PEAK, REACH = 0.35, 12
-"""An edit's border is where the difference is this part of the largest within so many pixels."""
+PEAK, REACH = 0.5, 4
+"""An edit's border is where the difference is this part of the largest within so many pixels, which are its blur."""
 
 BINS = 12
 """Kinds of places, by local contrast, each with a usual difference of its own."""
@@ -29,8 +27,8 @@ FLOOR = 0.5
 CLOSE, SMALLEST = 3, 60
 """Gaps of twice so many pixels are closed, and areas of fewer dropped, at 1024 pixels of the longer side."""
 
-JOIN = 0.1
-"""Gaps of twice this part of a large edit's width are closed too: places that happen to look as before."""
+JOIN = 0.18
+"""Gaps of twice this part of a thick edit's radius are closed too: places that happen to look as before."""
 
 NEAR = np.ones((3, 3), np.bool_)
 
@@ -63,13 +61,11 @@ def find_edit(original: Tensor, aligned: Tensor, usable: Tensor, unchanged: Tens
 
 
 def measure_change(first: Tensor, second: Tensor, area: Tensor, part: float) -> float:
-    """The difference (CIELAB) that a `part` of an area ``[h, w]`` bool stays below, on quarter-size copies."""
-    small, other, share = (
-        functional.avg_pool2d(values.movedim(-1, 0)[None], 4, ceil_mode=True, count_include_pad=False)[0].movedim(0, -1)
-        for values in (first, second, area[..., None].float())
-    )
-    difference, _ = _subtract(small, other)
-    inside = share[..., 0] > 0.9
+    """The difference (CIELAB) that a `part` of an area ``[h, w]`` bool stays below, on a quarter-size copy."""
+    values = first, second, area[..., None].float()
+    small, other, share = (_halve(each.movedim(-1, 0)).movedim(0, -1) for each in values)
+    difference = _halve(_blur(_subtract(small, other)[0]))
+    inside = _halve(share.movedim(-1, 0))[0] > 0.9
     return float(_measure(difference)[inside].quantile(part)) if inside.any() else 0.0
 
 
@@ -86,7 +82,8 @@ class _Difference:
     def rate(self, among: Tensor) -> Tensor:
         """How many times the usual difference it is, by the places `among` ``[h, w]`` bool, ``[h, w]``.
 
-        Usual is the median of those at places of like contrast.
+        Usual is the median of those at places of like contrast, or of a higher one where that is smaller: all
+        smooth places may be those of one thing, which was edited.
         """
         sample = among.flatten().nonzero()[:, 0]
         if not len(sample):
@@ -98,7 +95,8 @@ class _Difference:
         rates = []
         for sizes in self._sizes:
             values = sizes.flatten()[sample]
-            usual = torch.stack([values[group].median() for group in groups]).cummax(0).values
+            medians = torch.stack([values[group].median() for group in groups])
+            usual = medians.flip(0).cummin(0).values.flip(0)
             here = np.interp(self._contrast.numpy(), centres.numpy(), usual.numpy())
             rates.append(sizes / (1.4826 * torch.from_numpy(here).float() + FLOOR))
         return torch.maximum(*rates)
@@ -123,13 +121,22 @@ def _tidy(mask: NDArray[np.bool_], scale: float) -> NDArray[np.bool_]:
     mask = (sizes >= SMALLEST * scale**2)[labels]
     if not mask.any():
         return mask
-    radius = max(1, round(CLOSE * scale), round(JOIN * math.sqrt(sizes.max())))
     rows, columns = ndimage.find_objects(mask.astype(np.int8))[0]
-    part = np.pad(mask[rows, columns], radius + 1)
-    grown = ndimage.distance_transform_edt(~part) <= radius
-    closed = ndimage.distance_transform_edt(grown) > radius
-    mask[rows, columns] |= ndimage.binary_fill_holes(closed)[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
+    part = _close(mask[rows, columns], max(1, round(CLOSE * scale)))
+    thick = JOIN * float(ndimage.distance_transform_edt(np.pad(part, 1)).max())
+    if thick > CLOSE * scale:
+        part = _close(part, round(thick))
+    mask[rows, columns] = part
     return mask
+
+
+def _close(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """A mask without gaps of up to twice a radius, and without holes."""
+    padded = np.pad(mask, radius + 1)
+    grown = ndimage.distance_transform_edt(~padded) <= radius
+    closed = ndimage.distance_transform_edt(grown) > radius
+    inner = slice(radius + 1, -radius - 1)
+    return mask | ndimage.binary_fill_holes(closed)[inner, inner]
 
 
 def _blur(maps: Tensor) -> Tensor:

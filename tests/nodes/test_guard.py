@@ -1,7 +1,11 @@
 """Edit Guard in a graph: the edit in the original, batches, other sizes, and what stands in the report."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import interpolate
 
 NODE = "InstDiffEditGuard"
@@ -106,3 +110,38 @@ def test_pictures_too_small_to_compare_come_out_with_a_reason(host, original, si
 def test_nan_is_refused_with_the_inputs_name(host, original):
     with pytest.raises(ValueError, match="edited holds NaN"):
         host.run(NODE, edited=original * torch.nan, original=original)
+
+
+def test_swapped_inputs_are_named(host, original):
+    larger = interpolate(original.movedim(-1, 1), (401, 467), mode="bicubic").movedim(1, -1).clamp(0, 1)
+    report = host.run(NODE, edited=larger, original=edit(original))[3]
+    assert "the original seems to be connected to edited" in report
+
+
+def test_a_batch_whose_lengths_do_not_match_begins_again_with_its_first_picture(host, original):
+    edits = torch.cat([edit(original), edit(original, 140), edit(original, 30)])
+    originals = torch.cat([original, original.flip(2)])
+    picture, area, _, report = host.run(NODE, edited=edits, original=originals)
+    assert len(picture) == len(area) == 3
+    assert "picture 3: " in report
+    assert torch.equal(picture[2][area[2] == 0], original[0][area[2] == 0])
+
+
+def test_the_node_shows_the_edits_outline_in_the_picture_and_the_report(host, original):
+    import folder_paths
+
+    photo = interpolate(original.movedim(-1, 1), (1200, 1400), mode="bicubic").movedim(1, -1).clamp(0, 1)
+    output = host.classes[NODE].execute(
+        edited=edit(original), original=photo, sensitivity=0.5, grow=0.4, feather=0.4, match_colour=True,
+        if_refused="aligned edit",
+    )  # fmt: skip
+    (saved,) = output.ui["images"]
+    assert output.ui["text"] == (output.result[-1],)
+    folder = Path(folder_paths.get_temp_directory(), saved["subfolder"])
+    with Image.open(folder / saved["filename"]) as picture:
+        assert max(picture.size) <= 1024
+        shown = torch.from_numpy(np.array(picture))
+    rows, columns = (output.result[1][0].any(axis).nonzero()[:, 0] * 1024 / 1400 for axis in (1, 0))
+    lines = (shown == torch.tensor([255, 153, 0])).all(-1).nonzero()
+    assert lines.amin(0).tolist() == pytest.approx([float(rows[0]), float(columns[0])], abs=6)
+    assert lines.amax(0).tolist() == pytest.approx([float(rows[-1]), float(columns[-1])], abs=6)

@@ -193,6 +193,25 @@ def test_the_other_nodes_take_what_was_recorded(host, family):
     assert host.run("InstDiffAttentionHeatmaps", attention=attention).isfinite().all()
 
 
+def test_edit_guard_puts_back_what_the_instant_mask_says(host, family):
+    latent, inputs = family.latent(8, 12), family.inputs(cfg=4.0)
+    model, passed, attention = host.run("InstDiffMaskGuidance", model=family.model, latent={"samples": latent})
+    sampled = {"samples": host.k_sampler(passed["samples"], **inputs | {"model": model})}
+    mask, *_ = host.run("InstDiffRefineMask", attention=attention, sampled=sampled)
+    generator = torch.Generator().manual_seed(1)
+    layers = [torch.rand(1, 3, side, side, generator=generator) for side in (6, 20, 60)]
+    layers = [torch.nn.functional.interpolate(layer, mask.shape[1:], mode="bicubic") for layer in layers]
+    original = torch.stack(layers).mean(0).movedim(1, -1).clamp(0, 1)
+    edited = torch.where(mask[..., None] > 0.5, original.flip(1), original) * 0.95
+    picture, area, _, report = host.run(
+        "InstDiffEditGuard", edited=edited, original=original, mask=mask, grow=0.0, feather=0.0
+    )
+    assert "refused" not in report
+    assert torch.equal(area, mask)
+    assert torch.equal(picture[area == 0], original[area == 0])
+    assert (picture != original).any()
+
+
 def test_diffedit_masks_by_velocity(host, family):
     latent = family.latent(8, 12)
     mask, soft = host.run(
