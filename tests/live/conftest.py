@@ -261,7 +261,7 @@ def workflow(server: Server) -> Callable[..., Graph]:
         graph = {
             ids[node["id"]]: {"class_type": node["type"], "inputs": _inputs(node, origins, server.nodes[node["type"]])}
             for node in saved["nodes"]
-            if node["type"] != NOTE
+            if node["type"] != NOTE and not (node["type"] == SLIDER and SLIDER not in server.nodes)
         }
         for inputs in (node["inputs"] for node in graph.values()):
             if steps and inputs.get("steps"):
@@ -273,6 +273,9 @@ def workflow(server: Server) -> Callable[..., Graph]:
 
 NOTE = "MarkdownNote"
 """A node of the frontend alone."""
+
+SLIDER = "ImageCompare"
+"""A node of the host that older ones do not have; a user deletes it there."""
 
 SECOND_WIDGETS = {"control_after_generate": "control_after_generate", "image_upload": "upload"}
 """Options of an input that give it a second widget, of the frontend alone, and that widget's name."""
@@ -297,4 +300,7 @@ def _inputs(node: dict[str, Any], origins: dict[int, list[Any]], kind: dict[str,
     typed = {name: next(values, options.get("default")) for name, options in _widgets(kind)}
     assert not list(values), f"{node['type']} has more values than widgets"
     linked = {each["name"]: origins[each["link"]] for each in node["inputs"] if each["link"] is not None}
-    return {name: value for name, value in typed.items() if name not in SECOND_WIDGETS.values()} | linked
+    views: dict[str, Any] = {
+        name: {} for name, (type_, *_) in kind["input"]["required"].items() if type_ == "IMAGECOMPARE"
+    }
+    return {name: value for name, value in typed.items() if name not in SECOND_WIDGETS.values()} | views | linked
