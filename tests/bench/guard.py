@@ -3,7 +3,9 @@
     python -m tests.bench.guard --pairs 5 --out results
 
 Makes pairs of photographs that scikit-image and scikit-learn bring, where they are installed, and of composed
-scenes; prints tables and writes a sheet of pictures. `--seed-offset` takes other pairs.
+scenes; prints tables and writes a sheet of pictures. `--seed-offset` takes other pairs. `--templates` takes
+what real editors made instead: the before and after pictures of ComfyUI's templates, where their package
+(comfyui-workflow-templates-media-image) is installed.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from instdiff_core.options import GuardOptions
 
 from .common import grey, outlined, save_sheet
 from .guard_pairs import EDITS, SEED, Pair, Picture, drift, pair, photographs, places, scene
+from .guard_templates import template_pairs
 
 EXACT = GuardOptions(grow=0, feather=0)
 """With neither, the area is the mask that was found."""
@@ -182,22 +185,42 @@ def measure_chain(pictures: list[Picture], turns: int, offset: int) -> None:
         print(f"edit {turn} in a row: {figures[0]:.1f} dB guarded, {figures[1]:.1f} dB resized", flush=True)
 
 
+def show_templates() -> list[tuple[str, Sequence[Image.Image]]]:
+    """Print what is found in the pictures of real editors, and return rows for the sheet."""
+    rows: list[tuple[str, Sequence[Image.Image]]] = []
+    for name, original, edited in template_pairs():
+        result = guard_edit(tensor(original), tensor(edited))
+        print(f"{name}\n    " + result.report.describe().replace("\n", "\n    "), flush=True)
+        shown = [image(picture) for picture in (tensor(original), tensor(edited), result.picture)]
+        refused = " (refused)" if result.report.refusal else ""
+        rows.append((name[-40:] + refused, [*shown[:2], grey(result.area.numpy()), shown[2]]))
+    return rows
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5, help="pairs of each kind; default: 5")
     parser.add_argument("--seed-offset", type=int, default=0, help="the number of the first pair; default: 0")
+    parser.add_argument("--templates", action="store_true", help="pictures of ComfyUI's templates instead")
     parser.add_argument("--out", type=Path, help="a folder for the sheet; default: none is written")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.templates:
+        _save(options.out, "templates.png", show_templates())
+        return
     pictures = list(photographs()) or [scene(np.random.default_rng([SEED, 300, number])) for number in range(8)]
     print(f"{len(pictures)} pictures, pairs from {options.seed_offset}")
     rows = measure_edits(pictures, options.pairs, options.seed_offset)
-    if options.out:
-        options.out.mkdir(exist_ok=True)
-        save_sheet(options.out / "guard.png", ("original", "edit", "found", "guarded"), rows)
+    _save(options.out, "guard.png", rows)
     measure_refusals(pictures, options.pairs, options.seed_offset)
     measure_chain(pictures, 5, options.seed_offset)
+
+
+def _save(folder: Path | None, name: str, rows: list[tuple[str, Sequence[Image.Image]]]) -> None:
+    if folder:
+        folder.mkdir(exist_ok=True)
+        save_sheet(folder / name, ("original", "edit", "found", "guarded"), rows)
 
 
 if __name__ == "__main__":

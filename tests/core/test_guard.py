@@ -209,11 +209,29 @@ def test_transparency_and_grey_pictures_stay(original: Picture, channels: int) -
         assert torch.equal(result.picture[..., 3], pictures[0][..., 3])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 33)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (400, 33)])
 def test_pictures_of_odd_sizes_give_a_picture_and_a_reason(original: Picture, size: tuple[int, int]) -> None:
     result = guard_edit(torch.rand(*size, 3), tensor(original))
     assert result.picture.shape == (*size, 3)
     assert result.report.refusal
+
+
+def test_a_photo_of_100_megapixels_comes_back_at_its_size(original: Picture) -> None:
+    ideal, _ = painted(original)
+    grey = tensor(original).mean(-1, keepdim=True)
+    photo = interpolate(grey.movedim(-1, 0)[None], (10_000, 10_000), mode="nearest")[0].movedim(0, -1)
+    result = guard_edit(photo, tensor(ideal))
+    assert result.picture.shape == photo.shape
+    assert keeps_the_rest(result, photo)
+    assert 0.03 < result.report.found < 0.08
+
+
+def test_a_smooth_thing_that_was_recoloured_is_found_in_a_rough_picture(original: Picture) -> None:
+    before, disc = painted(original)
+    after = np.where(disc.numpy()[..., None], np.array([60, 200, 40], np.uint8), original)
+    result = guard_edit(tensor(before), tensor(moved(after)), options=GuardOptions(grow=0, feather=0))
+    assert float(iou(result.area, disc)) > 0.75
+    assert psnr(result.aligned[disc], tensor(after)[disc]) > 15
 
 
 def test_inputs_that_seem_swapped_are_named(original: Picture) -> None:
