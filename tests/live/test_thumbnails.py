@@ -1,0 +1,91 @@
+"""The pictures of the templates: what the template browser shows of each.
+
+    INSTDIFF_THUMBNAILS=1 python -m pytest tests/live/test_thumbnails.py [-k NAME]
+
+takes them anew, in the templates' own settings. Without it, the nodes that they show are looked for.
+"""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from instdiff_core.mini.scenes import compose, with_article
+from tests.live.frontend import template
+
+TILE, GAP, TITLE = 256, 6, 28
+QUALITY = 88
+NOTE = "made with the small model of this pack"
+
+SHOWN = {
+    "edit_with_text": {"before": "Before", 'mask found for "a frog"': "InstDiffRefineMask", "after": "After"},
+    "retune_mask": {"before": "Before", "as sampled": "As sampled", "a higher threshold": "A higher threshold"},
+    "own_sampler": {"before": "Before", "mask, by KSampler": "InstDiffRefineMask", "after": "After"},
+    "change_background": {
+        "before": "Before", 'mask found for "a dog on the water"': "InstDiffRefineMask", "after": "After"
+    },
+    "edit_batch": {f"after ({number + 1})": ("After", number) for number in range(3)},
+    "hires_fix": {"before": "Before", 'mask found for "a frog"': "InstDiffRefineMask", "after, enlarged": "After"},
+    "heatmaps": {
+        "before": "Before", 'heat of "cat"': ("One picture for each word", 1),
+        'heat of "grass"': ("One picture for each word", 4),
+    },
+    "mask_for_conditioning": {
+        "before": "Before", 'mask of the word "apple"': "InstDiffRefineMask", "after, by KSampler": "After"
+    },
+    "compare_with_diffedit": {
+        "the picture": "Before", "DiffEdit and the truth": "DiffEdit and the truth",
+        "instant mask and the truth": "Instant mask and the truth",
+    },
+}  # fmt: skip
+"""Of templates that run as they are, the nodes whose pictures are shown, by their titles; a number: of several."""
+
+SCENES = {
+    "edit_your_photo": ("flower", "snow", "apple", 3),
+    "sdxl": ("cat", "grass", "panda", 0),
+    "inpainting_finish": ("panda", "bricks", "cat", 2),
+    "flux_dev": ("apple", "night", "mushroom", 3),
+    "sd3_5": ("tree", "sand", "mushroom", 1),
+    "qwen_image": ("ball", "bricks", "hat", 4),
+    "z_image_turbo": ("banana", "night", "panda", 5),
+}
+"""Of templates that need files: object, background, what it becomes, and a seed, for the embedded model."""
+
+
+def draw(panels, path, note=""):
+    """Pictures side by side below their titles, on white, with a note below them."""
+    width = len(panels) * (TILE + GAP) - GAP
+    sheet = Image.new("RGB", (width, TITLE + TILE + (24 if note else 0)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for number, (title, pixels) in enumerate(panels.items()):
+        left = number * (TILE + GAP)
+        pen.text((left + TILE / 2, TITLE / 2), title, "black", font, anchor="mm")
+        sheet.paste(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.LANCZOS), (left, TITLE))
+    pen.text((width / 2, TITLE + TILE + 12), note, "dimgrey", font, anchor="mm")
+    sheet.save(path, quality=QUALITY)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_picture_can_be_taken_of_what_a_template_shows(server, workflow, name):
+    graph = workflow(name)
+    shown = {title: node if isinstance(node, tuple) else (node, 0) for title, node in SHOWN[name].items()}
+    assert {node for node, _ in shown.values()} <= set(graph)
+    if os.environ.get("INSTDIFF_THUMBNAILS"):
+        run = server.run(graph)
+        panels = {title: run.picture(*node) for title, node in shown.items()}
+        draw(panels, template(name).with_suffix(".jpg"))
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_an_edit_of_the_embedded_model_can_stand_for_one_that_needs_files(name):
+    before, background, after, seed = SCENES[name]
+    picture, _ = compose(np.random.default_rng([0, seed]), [before], background)
+    assert template(name).exists()
+    if os.environ.get("INSTDIFF_THUMBNAILS"):
+        from instdiff_core.pipeline import edit, load_mini
+
+        result = edit(load_mini(), picture, with_article(after), seed=0)
+        mask = result.mask.binary[0].numpy().astype(np.uint8)[..., None].repeat(3, -1) * 255
+        panels = {"before": picture, f'mask found for "{with_article(after)}"': mask, "after": result.picture}
+        draw(panels, template(name).with_suffix(".jpg"), NOTE)
