@@ -155,7 +155,9 @@ def test_a_template_runs_and_gives_the_photo_back_outside_the_area(
         assert "picture 1" in report
     else:
         _, area = given["InstDiffInpaintFinish"]
-        assert area.mean() > 0
+        attention = given["InstDiffMaskedSampler"][2]
+        assert attention.words.texts == ("a", "snowman")
+        assert len(attention.sigmas) == STEPS
         # the denoise that it comes with is none that a user is warned of
         assert "set denoise" not in caplog.text
     assert torch.equal(after[area == 0], before[area == 0])
