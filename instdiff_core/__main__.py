@@ -1,10 +1,11 @@
-"""python -m instdiff_core: edit a picture, put another editor's edit back, or see the embedded model edit four."""
+"""python -m instdiff_core: edit pictures, put another editor's edit back, or see the embedded model edit four."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from .files import read_picture, save_edit
 from .guard import guard_edit
 from .metrics import iou
 from .mini.scenes import compose, with_article
-from .options import GUARD, PRESETS, SAMPLING, FinishOptions, GuardOptions, Refused, SamplingOptions
+from .options import GUARD, PRESETS, SAMPLING, FinishOptions, GuardOptions, MaskSettings, Refused, SamplingOptions
 from .report import describe_mask
 
 SCENES = (
@@ -29,6 +30,15 @@ SCENES = (
     ("flower", "snow", "apple"),
 )
 """What the demo edits: object, background, what the object becomes."""
+
+EXTRAS = {
+    **dict.fromkeys(("diffusers", "transformers", "huggingface_hub"), "demo"),
+    **dict.fromkeys(("ray", "pyarrow", "tqdm", "filelock"), "batch"),
+}
+"""What the commands need beside the pack, and with which of its extras it comes."""
+
+SHOWN_ERRORS = 10
+"""Of a batch, in the terminal; the table of results has them all."""
 
 COLUMNS = ("before", "soft mask", "mask", "after")
 TILE = 256
@@ -49,11 +59,14 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options.run(options)
     except ModuleNotFoundError as error:
-        if error.name not in ("diffusers", "transformers", "huggingface_hub"):
+        if error.name not in EXTRAS:
             raise
-        parser.error(f'{error.name} is not installed: in the folder of the pack, run pip install -e ".[demo]"')
+        extra = EXTRAS[error.name]
+        parser.error(f'{error.name} is not installed: in the folder of the pack, run pip install -e ".[{extra}]"')
     except (ValueError, OSError) as error:
         parser.error(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        parser.exit(130, "instdiff: stopped\n")
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -83,9 +96,7 @@ def edit(options: argparse.Namespace) -> None:
     outputs = [options.out, options.mask] if options.mask else [options.out]
     for output in outputs:
         _check_output(output)
-    settings = PRESETS[options.preset]
-    if options.threshold is not None:
-        settings = replace(settings, threshold=options.threshold)
+    settings, sampling = _settings(options), SamplingOptions(options.steps, options.cfg, options.strength)
     picture, alpha = read_picture(options.picture)
     from . import pipeline
 
@@ -95,7 +106,7 @@ def edit(options: argparse.Namespace) -> None:
         picture,
         options.prompt,
         settings=settings,
-        sampling=SamplingOptions(options.steps, options.cfg, options.strength),
+        sampling=sampling,
         finishing=FinishOptions(options.steps, options.cfg),
         seed=options.seed,
     )
@@ -104,6 +115,34 @@ def edit(options: argparse.Namespace) -> None:
     if options.mask:
         Image.fromarray(_grey(binary)).save(options.mask)
     print(json.dumps(result.facts) if options.json else describe_mask(result.mask, result.record, settings))
+
+
+def batch(options: argparse.Namespace) -> None:
+    """Edit the pictures of a folder or of a table. Exits with 1 when some could not be edited."""
+    from .batch import BatchOptions, run_batch
+
+    if options.workers and not options.ray:
+        raise ValueError("--workers are those of --ray: add --ray local for workers on this machine")
+    _settings(options)
+    SamplingOptions(options.steps, options.cfg, options.strength)
+    if options.model and not options.model.exists():
+        raise ValueError(f"no model at {options.model}")
+    model = str(options.model.resolve()) if options.model else None
+    defaults = {"prompt": options.prompt, "seed": options.seed, "strength": options.strength}
+    results = run_batch(
+        options.jobs,
+        options.out,
+        BatchOptions(model, options.preset, options.steps, options.cfg, options.batch_size, options.threads),
+        {**defaults, "threshold": options.threshold},
+        options.ray,
+        options.workers,
+    )
+    failed = [result for result in results if result.error]
+    for result in failed[:SHOWN_ERRORS]:
+        print(f"{result.id}: {result.error}", file=sys.stderr)
+    print(f"{len(results) - len(failed)} jobs done, {len(failed)} failed: {options.out / 'results.parquet'}")
+    if failed:
+        sys.exit(1)
 
 
 def guard(options: argparse.Namespace) -> None:
@@ -135,17 +174,20 @@ def _parser() -> Parser:
     command.add_argument("prompt", help="what the picture should show, for example 'a dog'")
     command.add_argument("--out", type=Path, required=True, help="where the edited picture goes: a .png, .jpg or .webp")
     command.add_argument("--mask", type=Path, help="where the mask goes; default: nowhere")
-    command.add_argument("--model", type=Path, help="diffusers folder or .safetensors; default: the embedded model")
-    command.add_argument("--preset", choices=sorted(PRESETS), default="default", help="mask settings")
-    command.add_argument("--threshold", type=float, help="0 to 1, higher makes the mask smaller; default: the preset's")
-    command.add_argument(
-        "--strength", type=float, default=SAMPLING.strength, help="noise to start from, 0 to 1; default: %(default)s"
-    )
-    command.add_argument("--steps", type=int, default=SAMPLING.steps, help="sampling steps; default: %(default)s")
-    command.add_argument("--cfg", type=float, default=SAMPLING.cfg, help="scale of the guidance; default: %(default)s")
-    command.add_argument("--seed", type=_seed, default=0, help="of the noise; default: 0")
+    _add_settings(command)
     command.add_argument("--json", action="store_true", help="print words, weights, area and timings as JSON")
     command.set_defaults(run=edit)
+
+    command = commands.add_parser("batch", help="edit the pictures of a folder or of a table, here or on Ray")
+    command.add_argument("jobs", type=Path, help="a folder of pictures, or a table: .csv, .jsonl or .parquet")
+    command.add_argument("--out", type=Path, required=True, help="the folder of the results; it may be there already")
+    command.add_argument("--prompt", help="what the pictures should show, where the table has no prompt")
+    _add_settings(command)
+    command.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster, or 'local' for one on this machine")
+    command.add_argument("--workers", type=_count, help="of Ray; default: one for each GPU, or each CPU")
+    command.add_argument("--batch-size", type=_count, default=1, help="pictures of one size at a time; default: 1")
+    command.add_argument("--threads", type=_count, default=1, help="of each worker, on a CPU; default: 1")
+    command.set_defaults(run=batch)
 
     command = commands.add_parser("guard", help="put only the edit of an edited picture into its original")
     command.add_argument("original", type=Path, help="the picture before the edit")
@@ -172,9 +214,34 @@ def _parser() -> Parser:
     return parser
 
 
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """The settings of an edit."""
+    command.add_argument("--model", type=Path, help="diffusers folder or .safetensors; default: the embedded model")
+    command.add_argument("--preset", choices=sorted(PRESETS), default="default", help="mask settings")
+    command.add_argument("--threshold", type=float, help="0 to 1, higher makes the mask smaller; default: the preset's")
+    command.add_argument(
+        "--strength", type=float, default=SAMPLING.strength, help="noise to start from, 0 to 1; default: %(default)s"
+    )
+    command.add_argument("--steps", type=int, default=SAMPLING.steps, help="sampling steps; default: %(default)s")
+    command.add_argument("--cfg", type=float, default=SAMPLING.cfg, help="scale of the guidance; default: %(default)s")
+    command.add_argument("--seed", type=_seed, default=0, help="of the noise; default: 0")
+
+
+def _settings(options: argparse.Namespace) -> MaskSettings:
+    """How masks are made. Raises ``ValueError`` for a threshold out of range."""
+    preset = PRESETS[options.preset]
+    return preset if options.threshold is None else replace(preset, threshold=options.threshold)
+
+
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"a seed is a whole number from 0, below 2**63, not {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**15:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {2**15 - 1}, not {text!r}")
     return int(text)
 
 

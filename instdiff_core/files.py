@@ -40,6 +40,19 @@ def read_picture(path: Path) -> tuple[Bytes, Bytes | None]:
     return values[..., :3].copy(), values[..., 3]
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """The height and width in which `read_picture` gives a picture, from the head of its file.
+
+    Raises ``ValueError`` for what is no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            lying = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+            return image.size if lying else image.size[::-1]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
 def read_details(path: Path) -> dict[str, bytes]:
     """What a picture's file says beside it, for `save_picture`: EXIF, and the ICC profile of RGB colours.
 

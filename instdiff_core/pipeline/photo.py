@@ -12,8 +12,9 @@ from ..blend import feather_mask
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions
 from ..region import Region, find_regions
 from ..search import QUICK_STEPS, Sighting, find_in_photo, see
-from .editing import Edit, check_picture, edit, record_batch
+from .editing import Edit, Mask, check_picture, edit, record_batch
 from .model import EditModel, Picture
+from .own_mask import check_own_mask, own_masks
 
 LARGE = 1.5
 """From how many times the pixels that the model was made for on a picture is edited in a crop."""
@@ -22,8 +23,20 @@ SEAM = 4
 """Pixels of the crop within which it passes into the photo, around what was painted."""
 
 
+def is_large(model: EditModel, height: int, width: int) -> bool:
+    """Whether a picture of this size is edited in a crop."""
+    return height * width > LARGE * model.native_pixels
+
+
 def edit_photo(
-    model: EditModel, picture: Picture, prompt: str, *, seed: int = 0, finishing: FinishOptions = FINISH, **options: Any
+    model: EditModel,
+    picture: Picture,
+    prompt: str,
+    *,
+    seed: int = 0,
+    mask: Mask | None = None,
+    finishing: FinishOptions = FINISH,
+    **options: Any,
 ) -> Edit:
     """`edit` for a picture of any size, which comes back at its own size, the same bit for bit outside the edit.
 
@@ -31,13 +44,20 @@ def edit_photo(
     one the mask is found first (`search`), its surroundings are edited in a crop, which finds its own
     mask once more, and the crop is put back. `Edit.latent` and `Edit.record` are then of the crop.
 
-    `options` are those of `edit_batch`, which says what is raised.
+    With an own `mask` of the picture's size nothing is searched or found: it is edited in there. `options`
+    are those of `edit_batch`, which says what is raised; a mask of another size and an empty one do too.
     """
     check_picture(picture)
+    if mask is not None:
+        check_own_mask(mask, picture)
     pixels, unit = model.native_pixels, model.unit
-    height, width = picture.shape[:2]
-    if height * width <= LARGE * pixels:
-        return edit(model, picture, prompt, seed=seed, finishing=finishing, **options)
+
+    def edit_inside(part: Picture, mask: Mask | None) -> Edit:
+        sessions = own_masks(model, [mask])
+        return edit(model, part, prompt, seed=seed, finishing=finishing, new_session=sessions, **options)
+
+    if not is_large(model, *picture.shape[:2]):
+        return edit_inside(picture, mask)
     pictures = torch.from_numpy(picture)[None]
     settings = options.get("settings", PRESETS["default"])
     sampling = options.get("sampling", SAMPLING)
@@ -51,9 +71,10 @@ def edit_photo(
         )  # fmt: skip
         return Sighting.joined([see(record, settings, crop[None]) for record, crop in zip(records, crops, strict=True)])
 
-    (region,) = find_regions(find_in_photo(pictures, look, pixels, unit), pixels, unit=unit)
+    area = find_in_photo(pictures, look, pixels, unit) if mask is None else torch.from_numpy(mask)[None]
+    (region,) = find_regions(area, pixels, unit=unit)
     crop = _in_bytes(region.cut(pictures))[0].numpy()
-    edited = edit(model, crop, prompt, seed=seed, finishing=finishing, **options)
+    edited = edit_inside(crop, None if mask is None else (region.cut_mask(area)[0] > 0.5).numpy())
     return _put_back(pictures, region, edited, finishing)
 
 

@@ -36,6 +36,7 @@ from instdiff_core.maps import rescale_to_unit, resize
 from instdiff_core.noise import NoiseLevel
 from instdiff_core.options import PRESETS, MaskSettings
 from instdiff_core.pipeline.editing import NewSession
+from instdiff_core.pipeline.own_mask import OwnMaskSession
 from instdiff_core.refine import InstantMask
 from instdiff_core.session import MaskSession
 from instdiff_core.tokens import PromptWords
@@ -48,19 +49,6 @@ QUANTILE = 0.75
 DAAM_CUT = 0.4
 
 Method = Callable[[Batch], Approach]
-
-
-class _Fixed(MaskSession):
-    """A mask of the picture's size that was there before the sampling."""
-
-    def __init__(self, mask: Mask, size: tuple[int, int], *session: Any) -> None:
-        super().__init__(*session)
-        self.whole = torch.tensor(mask)[None]
-        share = functional.adaptive_avg_pool2d(self.whole.float(), size)
-        self.fix_mask((share > 0.5).to(device()))
-
-    def final(self, size: tuple[int, int], settings: MaskSettings, picture: Tensor) -> InstantMask:
-        return replace(super().final(size, settings, picture), soft=self.whole.float(), binary=self.whole)
 
 
 class _Decided(MaskSession):
@@ -91,7 +79,7 @@ class _Decided(MaskSession):
 
 def _fixed(masks: Sequence[Mask], size: tuple[int, int]) -> NewSession:
     """Makes the sessions of pictures with these masks, for latents of this size."""
-    return lambda number, *session: _Fixed(masks[number], size, *session)
+    return lambda number, *session: OwnMaskSession(masks[number], size, device(), *session)
 
 
 def _decided(batch: Batch, decide: Callable[[list[int], Evidence, Tensor], Tensor]) -> NewSession:
