@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +42,49 @@ PIE_SIZE = 512
 ARTICLES = frozenset({"a", "an", "the"})
 
 
-def read(folder: Path, size: int = 512) -> Iterator[tuple[str, Scene]]:
-    """The scenes of a folder with their groups, at `size` x `size` pixels, in the order of its list.
+@dataclass(frozen=True)
+class Entry:
+    """A scene of a list by its name there; `load` reads it, with its group.
 
-    Raises ``ValueError`` for a folder in neither layout, an entry that is incomplete, a picture or a
-    mask that is missing, and a name that leads out of the folder.
+    `load` raises ``ValueError`` for an entry that is incomplete, a picture or a mask that is missing, and a
+    name that leads out of the folder.
+    """
+
+    name: str
+    load: Callable[[], tuple[str, Scene]]
+
+
+def read(folder: Path, size: int = 512) -> Iterator[tuple[str, Scene]]:
+    """The scenes of a folder with their groups, as `entries` has them. Raises ``ValueError`` as it does and they do."""
+    return (entry.load() for entry in entries(folder, size))
+
+
+def entries(folder: Path, size: int = 512, masks: bool = True) -> list[Entry]:
+    """The scenes of a folder, at `size` x `size` pixels, in the order of its list; `masks` says that each has one.
+
+    Raises ``ValueError`` for a folder in neither layout.
     """
     if (folder / "mapping_file.json").is_file():
-        return _pie_bench(folder, size)
+        mapping = json.loads((folder / "mapping_file.json").read_text(encoding="utf-8"))
+        return [Entry(number, partial(_pie_bench, folder, number, entry, size)) for number, entry in mapping.items()]
     for path in sorted(folder.glob("*.txt")):
         lines = path.read_text(encoding="utf-8").splitlines()
         if any(SEPARATOR in line for line in lines):
-            return _editing_mask(folder, lines, size)
+            return [
+                Entry(line.split(SEPARATOR)[0].strip(), partial(_editing_mask, folder, line, size, masks))
+                for line in filter(str.strip, lines)
+            ]
     raise ValueError(f"{folder} has neither a mapping_file.json nor a list with lines of 'file <> class <> class'")
 
 
-def _editing_mask(folder: Path, lines: Iterable[str], size: int) -> Iterator[tuple[str, Scene]]:
-    for line in filter(str.strip, lines):
-        fields = [field.strip() for field in line.split(SEPARATOR)]
-        if len(fields) not in (3, 4) or not all(fields):
-            raise ValueError(f"not 'id <> caption <> phrase <> phrase' nor 'file <> class <> class': {line!r}")
-        name, *captions, source, target = fields
-        path = _picture_path(folder, name, captions)
+def _editing_mask(folder: Path, line: str, size: int, masks: bool) -> tuple[str, Scene]:
+    fields = [field.strip() for field in line.split(SEPARATOR)]
+    if len(fields) not in (3, 4) or not all(fields):
+        raise ValueError(f"not 'id <> caption <> phrase <> phrase' nor 'file <> class <> class': {line!r}")
+    name, *captions, source, target = fields
+    path = _picture_path(folder, name, captions)
+    mask = None
+    if masks:
         shorter = re.sub(r".*_0*", "", path.stem)
         mask_path = _existing(
             [folder / "masks" / f"{stem}{suffix}" for stem in (path.stem, name, shorter) for suffix in SUFFIXES]
@@ -69,24 +92,22 @@ def _editing_mask(folder: Path, lines: Iterable[str], size: int) -> Iterator[tup
             f"mask of {name!r}",
         )
         mask = np.asarray(_opened(mask_path).convert("L")) > 127
-        if not captions:
-            source, target = with_article(source), with_article(target)
-        picture = np.asarray(_opened(path).convert("RGB"))
-        yield "Imagen" if captions else "ImageNet", _scene(picture, mask, source, target, _words(target), size)
+    prompts = (source, target) if captions else (with_article(source), with_article(target))
+    picture = np.asarray(_opened(path).convert("RGB"))
+    return "Imagen" if captions else "ImageNet", _scene(picture, mask, *prompts, _words(target), size)
 
 
-def _pie_bench(folder: Path, size: int) -> Iterator[tuple[str, Scene]]:
-    for number, entry in json.loads((folder / "mapping_file.json").read_text(encoding="utf-8")).items():
-        if missing := {"image_path", "original_prompt", "editing_prompt", "mask"} - entry.keys():
-            raise ValueError(f"entry {number!r} of mapping_file.json has no {min(missing)}")
-        name, source, target = entry["image_path"], entry["original_prompt"], entry["editing_prompt"]
-        path = _existing([folder / "annotation_images" / _checked(name)], f"picture {name!r}")
-        plain = [re.sub(r"[\[\]]", "", prompt) for prompt in (source, target)]
-        # what is not in brackets is new all the same when the prompt before did not have it
-        new = [word for word in _words(plain[1]) if word not in _words(plain[0])]
-        words = _words(" ".join(re.findall(r"\[(.*?)\]", target))) or tuple(new) or _words(plain[1])
-        picture = np.asarray(_opened(path).convert("RGB"))
-        yield Path(name).parts[0], _scene(picture, runs_to_mask(entry["mask"]), plain[0], plain[1], words, size)
+def _pie_bench(folder: Path, number: str, entry: dict[str, Any], size: int) -> tuple[str, Scene]:
+    if missing := {"image_path", "original_prompt", "editing_prompt", "mask"} - entry.keys():
+        raise ValueError(f"entry {number!r} of mapping_file.json has no {min(missing)}")
+    name, source, target = entry["image_path"], entry["original_prompt"], entry["editing_prompt"]
+    path = _existing([folder / "annotation_images" / _checked(name)], f"picture {name!r}")
+    before, after = (re.sub(r"[\[\]]", "", prompt) for prompt in (source, target))
+    # what is not in brackets is new all the same when the prompt before did not have it
+    new = [word for word in _words(after) if word not in _words(before)]
+    words = _words(" ".join(re.findall(r"\[(.*?)\]", target))) or tuple(new) or _words(after)
+    picture = np.asarray(_opened(path).convert("RGB"))
+    return Path(name).parts[0], _scene(picture, runs_to_mask(entry["mask"]), before, after, words, size)
 
 
 def runs_to_mask(runs: Sequence[int]) -> Mask:
@@ -101,10 +122,12 @@ def runs_to_mask(runs: Sequence[int]) -> Mask:
     return mask.reshape(PIE_SIZE, PIE_SIZE)
 
 
-def _scene(picture: Picture, mask: Mask, source: str, target: str, words: tuple[str, ...], size: int) -> Scene:
-    resize = np.array(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS))
-    truth = np.array(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
-    return Scene(resize, truth if truth.any() else None, source, target, words[-1], words)
+def _scene(picture: Picture, mask: Mask | None, source: str, target: str, words: tuple[str, ...], size: int) -> Scene:
+    resized = np.array(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS))
+    truth = None if mask is None else np.array(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+    if truth is not None and not truth.any():
+        truth = None
+    return Scene(resized, truth, source, target, words[-1], words)
 
 
 def _words(phrase: str) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ import torch
 from PIL import Image
 
 from instdiff_core.options import PRESETS
+from instdiff_core.pipeline import Edit
 
 from . import data
 from .catalogue import BenchModel, is_flow, model_at, model_named, model_names
@@ -235,23 +236,26 @@ def _edited_by_all(cases: list[Case], methods: Sequence[str]) -> tuple[list[Case
 
 def edited(engine: Engine, batch: Batch, cases: Sequence[Case], method: str) -> Judged:
     """Edit the batch of these cases by one method."""
-    started = time.perf_counter()
-    with _counted_rows(engine) as rows:
-        approach = METHODS[method](batch)
-        mask_rows = sum(rows)
-        edits = batch.edit(approach)
-    costs: Figures = {
-        "unet_evals": sum(rows) / len(cases),
-        "mask_evals": mask_rows / len(cases),
-        "seconds": (time.perf_counter() - started) / len(cases),
-    }
+    edits, costs = edit_by(engine, batch, method)
     figures = [
-        judged(case.group, case.scene, edit, method in PRESETS) | costs for case, edit in zip(cases, edits, strict=True)
+        {**judged(case.group, case.scene, edit, method in PRESETS), **costs}
+        for case, edit in zip(cases, edits, strict=True)
     ]
     masks = [grey(edit.mask.binary[0].numpy()) for edit in edits]
     truths = [case.scene.truth for case in cases]
     pairs = zip(masks, truths, strict=True)
     return figures, [mask if truth is None else outlined(mask, truth) for mask, truth in pairs]
+
+
+def edit_by(engine: Engine, batch: Batch, method: str) -> tuple[list[Edit], dict[str, float]]:
+    """A batch edited by one method, and what each edit has cost: `unet_evals`, `mask_evals`, `seconds`."""
+    started, count = time.perf_counter(), len(batch.scenes)
+    with _counted_rows(engine) as rows:
+        approach = METHODS[method](batch)
+        mask_rows = sum(rows)
+        edits = batch.edit(approach)
+    seconds = time.perf_counter() - started
+    return edits, {"unet_evals": sum(rows) / count, "mask_evals": mask_rows / count, "seconds": seconds / count}
 
 
 @contextmanager
