@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from einops import rearrange
@@ -12,6 +12,10 @@ from torch.nn import functional
 
 GRID = 16
 """Cells across the grid that is read: the paper's 16x16, a quarter of the latent of a 512 px picture."""
+
+
+Layer = tuple[Tensor, Tensor]
+"""The queries and keys of an attention layer, ``[B, heads, N, d]`` each."""
 
 
 def downscale_to_read(latent_size: tuple[int, int], downscales: Iterable[int]) -> int:
@@ -49,7 +53,17 @@ def attend(q: Tensor, k: Tensor, values: Tensor, mask: Tensor | None = None) -> 
         spread = padded.view(-1, 1, length, width).expand(batch, heads, -1, -1)
         attended = functional.scaled_dot_product_attention(q, k, spread, mask)
         results.append(attended[..., : part.shape[-1]].float().mean(1))
-    return torch.cat(results, -1)
+    return results[0] if len(results) == 1 else torch.cat(results, -1)
+
+
+def attend_together(layers: Sequence[Layer], values: Tensor) -> Tensor:
+    """`attend` for layers of one shape, as a mean over the heads of all, computed in float32.
+
+    At once, since to launch the operations of a layer takes longer than a GPU computes them; in float32,
+    since some models' scores are beyond float16.
+    """
+    q, k = (torch.cat(parts, 1).float() for parts in zip(*layers, strict=True))
+    return attend(q, k, values)
 
 
 def word_maps(q: Tensor, k: Tensor, matrix: Tensor, grid: tuple[int, int], mask: Tensor | None = None) -> Tensor:
@@ -60,4 +74,9 @@ def word_maps(q: Tensor, k: Tensor, matrix: Tensor, grid: tuple[int, int], mask:
     prompt; `grid` is ``(h, w)``. Returns ``[B, 2 + words, h, w]`` float32, probabilities
     (docs/method.md, 2).
     """
-    return rearrange(attend(q, k, matrix, mask), "b (h w) m -> b m h w", h=grid[0])
+    return to_maps(attend(q, k, matrix, mask), grid)
+
+
+def to_maps(attended: Tensor, grid: tuple[int, int]) -> Tensor:
+    """What `attend` returns, ``[B, h*w, M]``, as maps ``[B, M, h, w]``."""
+    return rearrange(attended, "b (h w) m -> b m h w", h=grid[0])

@@ -18,6 +18,10 @@ ORANGE, BLUE = (1.0, 0.6, 0.0), (0.0, 0.4, 1.0)
 """The colours of the first mask and the other. Colour-blind people tell them apart too, and they add up to white."""
 
 
+PERIOD = 4
+"""Pixels from one dash of an outline to the next of its colour."""
+
+
 def show_difference(before: Tensor, after: Tensor) -> Tensor:
     """How far two pictures ``[B, H, W, C]`` in 0..1 are apart, `AMPLIFIED`; black where they are equal."""
     return (AMPLIFIED * (after.float() - before.float()).abs()).clamp(max=1)
@@ -64,16 +68,29 @@ def find_white_and_black(factors: Sequence[Sequence[float]], bias: Sequence[floa
     return (1 - offset) @ inverse, (-1 - offset) @ inverse
 
 
-def draw_marching_ants(latents: Tensor, mask: Tensor, light: Tensor, dark: Tensor, step: int) -> Tensor:
-    """The latents ``[B, C, H, W]`` with the outline of `mask` ``[B, H, W]`` bool, as a new tensor.
+class MarchingAnts:
+    """Outlines of masks in latents, whose dashes are `light` and `dark` ``[C]`` by turns and move with every step.
 
-    The outline is the mask's own outermost pixels; the border of the picture is no edge. Its
-    dashes are `light` and `dark` ``[C]`` by turns, so that it is seen on any picture, and move on
-    with every `step`.
+    So they are seen on any picture. An outline is the mask's own outermost pixels; the border of the picture
+    is no edge.
     """
-    outline = mask & (max_pool2d((~mask).float()[:, None], 3, 1, 1)[:, 0] > 0)
-    down, across = (torch.arange(length, device=mask.device) for length in mask.shape[-2:])
-    # one place down is one on in the pattern and one across is two, so that diagonals have dashes too
-    is_light = (down[:, None] + 2 * across + step) % 4 < 2
-    dashes = torch.where(is_light, light[:, None, None], dark[:, None, None])
-    return torch.where(outline[:, None], dashes.to(latents), latents)
+
+    def __init__(self, light: Tensor, dark: Tensor) -> None:
+        self._light, self._dark = light, dark
+        self._dashes = light.new_zeros(len(light), 0, 0)
+
+    def draw(self, latents: Tensor, mask: Tensor, step: int) -> Tensor:
+        """The latents ``[B, C, H, W]`` with the outline of `mask` ``[B, H, W]`` bool, as a new tensor."""
+        height, width = mask.shape[-2:]
+        if self._dashes.shape[1:] != (height + PERIOD, width):
+            self._dashes = self._make_dashes(height + PERIOD, width)
+        inside = mask.unsqueeze(1) * -1.0
+        dashes = self._dashes[:, step % PERIOD :][:, :height]
+        return torch.where(max_pool2d(inside, 3, 1, 1) > inside, dashes.to(latents), latents)
+
+    def _make_dashes(self, height: int, width: int) -> Tensor:
+        """``[C, height, width]``; from one row on it is the pattern of a later step."""
+        down, across = (torch.arange(length, device=self._light.device) for length in (height, width))
+        # one place down is one on in the pattern and one across is two, so that diagonals have dashes too
+        is_light = (down[:, None] + 2 * across) % PERIOD < PERIOD // 2
+        return torch.where(is_light, self._light[:, None, None], self._dark[:, None, None])

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from .attention import attend
+from .attention import Layer, attend_together, to_maps
 from .noise import NoiseLevel
 from .options import MaskSettings
 from .tokens import PromptWords
@@ -25,8 +24,15 @@ CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED = 0, 1, 2, 3
 FULL_NOISE = 2.0
 """From this noise level on steps count alike: they show little of the picture."""
 
-Layer = tuple[Tensor, Tensor]
-"""The queries and keys of an attention layer, ``[B, heads, N, d]`` each."""
+TOGETHER = 10
+"""How many cross-attention layers wait for each other: those of a block of SDXL.
+
+What they hold is less than what the model's larger layers compute with, so that the peak of its memory stays.
+"""
+
+Grid = tuple[int, int]
+Kind = tuple[Grid, torch.Size, torch.Size]
+"""The grid of an attention layer ``(h, w)``, and the shapes of its queries and keys."""
 
 LARGEST = 60000.0
 """What float16 holds; only the last, least noisy steps come near it, and they hardly count."""
@@ -59,12 +65,14 @@ class Predictions:
         Classifier"), cell by cell. Without a prediction without prompt its error is 0, so that
         the prompt contradicts every place.
         """
-        change, error = (level.error(prediction, self.image_latent) for prediction in (self.guided, self.with_prompt))
-        change, error = change.abs(), error.square()
-        without = torch.zeros_like(error)
+        predictions = [self.guided, self.with_prompt]
         if self.without_prompt is not None:
-            without = level.error(self.without_prompt, self.image_latent).square()
-        return torch.stack([change.mean(1), error.mean(1), without.mean(1)], 1)
+            predictions.append(self.without_prompt)
+        errors = level.error(torch.stack(predictions, 1), self.image_latent.unsqueeze(1))
+        errors[:, CHANGE].abs_()
+        errors[:, ERROR:].square_()
+        signals = errors.mean(2)
+        return functional.pad(signals, (0, 0, 0, 0, 0, 1)) if self.without_prompt is None else signals
 
 
 @dataclass(frozen=True)
@@ -169,10 +177,11 @@ class Recorder:
     the first layer.
     """
 
-    def __init__(self, grid: tuple[int, int] | None = None, noise_mask: Tensor | None = None) -> None:
+    def __init__(self, grid: Grid | None = None, noise_mask: Tensor | None = None) -> None:
         self._grid, self._noise_mask = grid, noise_mask
-        self._maps = _Mean()
-        self._layers: dict[tuple[int, int], list[Layer]] = {}
+        self._maps: list[Tensor] = []
+        self._cross: dict[Kind, tuple[Tensor, list[Layer]]] = {}
+        self._cells: dict[Kind, list[Layer]] = {}
         self._steps: list[Tensor] = []
         self._propagated: list[Tensor] = []
         self._sigmas: list[Tensor] = []
@@ -191,24 +200,40 @@ class Recorder:
 
     def add_words(self, maps: Tensor) -> None:
         """Add the word maps ``[B, 2 + words, h, w]`` of a cross-attention layer to the step under way."""
-        self._grid = self._grid or (maps.shape[-2], maps.shape[-1])
-        self._maps.add(_on_grid(maps, self._grid))
+        self._add_maps(maps, 1)
 
-    def add_self_attention(self, q: Tensor, k: Tensor, grid: tuple[int, int]) -> None:
+    def add_cross_attention(self, q: Tensor, k: Tensor, matrix: Tensor, grid: Grid) -> None:
+        """Add a cross-attention layer, whose `grid` is ``(h, w)``, to the step.
+
+        Its queries ``[B, heads, h*w, d]`` and keys ``[B, heads, L, d]``, of any float type, are kept until there are
+        `TOGETHER` of their kind, or the step is closed; `matrix` ``[L, 2 + words]`` is that of
+        `attention.word_maps`, one for all keys of a length.
+        """
+        self._grid = self._grid or grid
+        kind = grid, q.shape, k.shape
+        _, layers = self._cross.setdefault(kind, (matrix, []))
+        layers.append((q, k))
+        if len(layers) == TOGETHER:
+            self._read_words(kind)
+
+    def add_self_attention(self, q: Tensor, k: Tensor, grid: Grid) -> None:
         """Add a self-attention layer, whose `grid` is ``(h, w)``, to the step.
 
         Its queries and keys ``[B, heads, h*w, d]``, of any float type, are kept until the step is closed.
         """
-        self._layers.setdefault(grid, []).append((q, k))
+        self._cells.setdefault((grid, q.shape, k.shape), []).append((q, k))
 
     def close_step(self, level: NoiseLevel, predictions: Predictions) -> bool:
         """End the step that was denoised from `level`; false when no layer saw the edit prompt in it."""
-        maps, layers = self._maps.value, self._layers
+        for kind in list(self._cross):
+            self._read_words(kind)
+        layer_maps, cells = self._maps, self._cells
         self.drop_step()
-        if maps is None or self._grid is None:
+        if not layer_maps or self._grid is None:
             return False
+        maps = _mean(layer_maps)
         signals = functional.adaptive_avg_pool2d(predictions.signals(level), self._grid)
-        propagated = _propagate(torch.cat([signals, maps[:, FIRST_WORD:]], 1), layers)
+        propagated = _propagate(torch.cat([signals, maps[:, FIRST_WORD:]], 1), cells)
         propagated = torch.nan_to_num(propagated, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
         weight = _weight(level.ratio)
         if predictions.without_prompt is None and self._compared:
@@ -221,7 +246,7 @@ class Recorder:
 
     def drop_step(self) -> None:
         """Forget the step that is under way."""
-        self._maps, self._layers = _Mean(), {}
+        self._maps, self._cross, self._cells = [], {}, {}
 
     def evidence(self) -> Evidence:
         """The evidence of all closed steps. Raises ``ValueError`` when there is none."""
@@ -240,6 +265,16 @@ class Recorder:
         sigmas = tuple(float(sigma) for sigma in torch.stack(self._sigmas).cpu())
         noise_mask = None if self._noise_mask is None else self._noise_mask.cpu()
         return AttentionRecord(maps, propagated, self._image_latent.cpu(), words, sigmas, scale, noise_mask)
+
+    def _read_words(self, kind: Kind) -> None:
+        """Make the maps of the cross-attention layers of a kind."""
+        matrix, layers = self._cross.pop(kind)
+        self._add_maps(to_maps(attend_together(layers, matrix), kind[0]), len(layers))
+
+    def _add_maps(self, maps: Tensor, layers: int) -> None:
+        """Add the mean of so many layers to the step."""
+        self._grid = self._grid or (maps.shape[-2], maps.shape[-1])
+        self._maps += [_on_grid(maps, self._grid)] * layers
 
     def _add(self, maps: Tensor, propagated: Tensor, weight: Tensor) -> None:
         self._steps.append(maps)
@@ -277,9 +312,11 @@ class _Mean:
         self._total: Tensor | None = None
         self._weight: Tensor | float = 0
 
-    def add(self, value: Tensor, weight: Tensor | float = 1) -> None:
-        self._total = value * weight if self._total is None else self._total + value * weight
-        self._weight = self._weight + weight
+    def add(self, value: Tensor, weight: Tensor | None = None) -> None:
+        """Without a weight it is one."""
+        weighted = value if weight is None else value * weight
+        self._total = weighted if self._total is None else self._total + weighted
+        self._weight = self._weight + (1 if weight is None else weight)
 
     @property
     def value(self) -> Tensor | None:
@@ -287,28 +324,30 @@ class _Mean:
         return None if self._total is None else self._total / self._weight
 
 
-def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors, of which some may be there several times."""
+    alone = all(tensor is tensors[0] for tensor in tensors)
+    return tensors[0] if alone else torch.stack(list(tensors)).mean(0)
+
+
+def _on_grid(maps: Tensor, grid: Grid) -> Tensor:
     """Maps ``[B, M, h, w]`` of a layer on another grid, which some nodes make coarser for some steps."""
     if tuple(maps.shape[-2:]) == grid:
         return maps
     return functional.interpolate(maps, grid, mode="bilinear", align_corners=False)
 
 
-def _propagate(maps: Tensor, layers: dict[tuple[int, int], list[Layer]]) -> Tensor:
+def _propagate(maps: Tensor, cells: dict[Kind, list[Layer]]) -> Tensor:
     """Maps ``[B, M, h, w]`` propagated by self-attention, each layer's on its own grid; as they are without any.
 
-    In float32: some models' scores are beyond float16, and so are the signals.
+    The mean over the kinds of layers, whose values are float32: the signals are beyond float16.
     """
     grid = (maps.shape[-2], maps.shape[-1])
-    propagated = _Mean()
-    for own, attentions in layers.items():
-        cells = functional.adaptive_avg_pool2d(maps, own).flatten(2).mT
-        of_grid = _Mean()
-        for q, k in attentions:
-            of_grid.add(attend(q.float(), k.float(), cells))
-        assert of_grid.value is not None
-        propagated.add(_on_grid(rearrange(of_grid.value, "b (h w) m -> b m h w", h=own[0]), grid))
-    return maps if propagated.value is None else propagated.value
+    propagated = []
+    for (own, *_), layers in cells.items():
+        pooled = maps if own == grid else functional.adaptive_avg_pool2d(maps, own)
+        propagated.append(_on_grid(to_maps(attend_together(layers, pooled.flatten(2).mT), own), grid))
+    return _mean(propagated) if propagated else maps
 
 
 def _weight(sigma: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ All are batched, stay on the device of the maps, and never wait for it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Hashable
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -25,8 +28,8 @@ def rescale_to_unit(maps: Tensor) -> Tensor:
     """Each map stretched to 0..1 over its last two axes; a constant map becomes zero."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     spread = high - low
-    rounding = ROUNDING * torch.maximum(high.abs(), low.abs())
-    return torch.where(spread > rounding.clamp(min=TINY), (maps - low) / spread.clamp(min=TINY), 0.0)
+    rounding = ROUNDING * torch.maximum(high, -low)
+    return torch.where(spread > rounding.clamp(min=TINY), (maps - low) / spread, 0.0)
 
 
 def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
@@ -36,6 +39,8 @@ def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tenso
 
 def blur(maps: Tensor, times: int) -> Tensor:
     """Maps ``[B, H, W]`` under OpenCV's 5x5 Gaussian (sigma 1.1) with repeated borders, `times` over."""
+    if not times:
+        return maps
     taps = torch.exp(-torch.arange(-2, 3, device=maps.device, dtype=torch.float32).square() / (2 * 1.1**2))
     kernel = taps / taps.sum()
     smooth = maps[:, None]
@@ -49,7 +54,7 @@ def find_otsu_threshold(maps: Tensor) -> Tensor:
     """The threshold ``[B]`` that parts maps ``[B, H, W]`` in 0..1 best in two (Otsu 1979)."""
     levels = (maps.flatten(1) * (LEVELS - 1)).round().long()
     counts = torch.zeros(len(maps), LEVELS, device=maps.device)
-    counts = counts.scatter_add(1, levels, torch.ones_like(levels, dtype=counts.dtype)) / levels.shape[1]
+    counts = counts.scatter_add_(1, levels, torch.ones_like(levels, dtype=counts.dtype)) / levels.shape[1]
     values = torch.linspace(0, 1, LEVELS, device=maps.device)
     below, sums = counts.cumsum(1), (counts * values).cumsum(1)
     between = (sums[:, -1:] * below - sums).square() / (below * (1 - below)).clamp(min=TINY)
@@ -93,29 +98,53 @@ class EdgeFilter:
 
     def __init__(self, image: Tensor, size: tuple[int, int], radius: int) -> None:
         image = image.float()
+        channels = image.shape[1]
         spread = image.std((-3, -2, -1), keepdim=True).clamp(min=TINY)
         self._image = (image - image.mean((-3, -2, -1), keepdim=True)) / spread
         self._radius = radius
         self._small = functional.interpolate(self._image, size, mode="area")
         self._mean = _box(self._small, radius)
-        channels, pair = image.shape[1], (self._small, self._mean)
+        pair = self._small, self._mean
         products, mean_products = ((maps[:, :, None] * maps[:, None]).flatten(1, 2) for maps in pair)
         variance = rearrange(_box(products, radius) - mean_products, "b (c d) h w -> b h w c d", c=channels)
-        self._variance = variance + EDGE * torch.eye(channels, device=image.device)
+        identity = torch.eye(channels, device=image.device)
+        inverse = torch.linalg.solve_ex(variance + EDGE * identity, identity.expand_as(variance))[0]
+        self._inverse = rearrange(inverse, "b h w c d -> b c d h w").contiguous()
+        # with ones before it, so that a map is averaged together with its products
+        self._small = functional.pad(self._small, (0, 0, 0, 0, 1, 0), value=1.0)
         self._image = self._image.contiguous()
 
     def follow(self, maps: Tensor) -> Tensor:
         """Maps ``[B, h, w]`` in 0..1 at the image's size ``[B, H, W]``, in 0..1."""
-        plain, size = maps[:, None], (self._image.shape[-2], self._image.shape[-1])
-        mean_map = _box(plain, self._radius)
-        covariance = _box(self._small * plain, self._radius) - self._mean * mean_map
-        slopes = torch.linalg.solve_ex(self._variance, rearrange(covariance, "b c h w -> b h w c 1"))[0]
-        slope = rearrange(slopes, "b h w c 1 -> b c h w")
+        size = self._image.shape[-2], self._image.shape[-1]
+        means = _box(self._small * maps[:, None], self._radius)
+        mean_map = means[:, :1]
+        covariance = means[:, 1:] - self._mean * mean_map
+        slope = (self._inverse * covariance[:, None]).sum(2)
         offset = mean_map - (slope * self._mean).sum(1, keepdim=True)
         functions = _box(torch.cat([slope, offset], 1), self._radius)
-        functions = functional.interpolate(functions, size, mode="bilinear")
+        if functions.shape[-2:] != self._image.shape[-2:]:
+            functions = functional.interpolate(functions, size, mode="bilinear")
         # in place: at the size of a picture most of the time goes into memory
         return functions[:, :-1].mul_(self._image).sum(1).add_(functions[:, -1]).clamp_(0, 1)
+
+
+class KeptFilters:
+    """`follow_edges`, with the filters of the last two images kept: a latent and a picture."""
+
+    def __init__(self) -> None:
+        self._filters: OrderedDict[Hashable, tuple[Tensor, EdgeFilter]] = OrderedDict()
+
+    def __call__(self, maps: Tensor, image: Tensor, radius: int) -> Tensor:
+        size = maps.shape[-2], maps.shape[-1]
+        key = image.data_ptr(), image.shape, size, radius
+        if key not in self._filters:
+            # the image is kept too: as long as it is there, no other one has its place in memory
+            self._filters[key] = image, EdgeFilter(image, size, radius)
+        self._filters.move_to_end(key)
+        while len(self._filters) > 2:
+            self._filters.popitem(last=False)
+        return self._filters[key][1].follow(maps)
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ class NoiseLevel:
     signal: Tensor
     noise: Tensor
 
-    @property
+    @cached_property
     def ratio(self) -> Tensor:
         """Noise to signal: the sigma of a model whose signal is 1."""
         return self.noise / self.signal

@@ -18,7 +18,16 @@ from torch.nn import functional
 from .components import clean_masks
 from .corrections import Corrections
 from .evidence import CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED, FIRST_WORD, START, AttentionRecord, Evidence
-from .maps import TINY, blur, centre_threshold, follow_edges, measure_separation, rescale_to_unit, resize
+from .maps import (
+    TINY,
+    KeptFilters,
+    blur,
+    centre_threshold,
+    follow_edges,
+    measure_separation,
+    rescale_to_unit,
+    resize,
+)
 from .metrics import iou
 from .options import MaskSettings, MaskShape
 from .shape import shape_masks
@@ -124,22 +133,37 @@ def refine(
     return limit_mask(evidence.noise_mask, _ignore_noise_mask(evidence, words, settings, follow))
 
 
+def refine_area(
+    evidence: Evidence, words: PromptWords, settings: MaskSettings, follow: FollowEdges = follow_edges
+) -> tuple[Tensor, Tensor]:
+    """`soft` and `binary` of `refine` alone, in half of its operations: what a step needs."""
+    soft = _find(evidence, words, settings, follow)[0].expand(len(evidence.maps), -1, -1)
+    binary = soft >= settings.threshold
+    if evidence.noise_mask is None:
+        return soft, binary
+    return torch.where(evidence.noise_mask, soft, 0.0), binary & evidence.noise_mask
+
+
 def _ignore_noise_mask(
     evidence: Evidence, words: PromptWords, settings: MaskSettings, follow: FollowEdges = follow_edges
 ) -> InstantMask:
     """The mask as if there were no noise mask."""
+    soft, find_roles, fits = _find(evidence, words, settings, follow)
+    binary = soft >= settings.threshold
+    mask = InstantMask(soft, binary, find_roles(), measure_separation(soft, binary), fits)
+    batch = len(evidence.maps)
+    return mask if len(soft) == batch else _expanded(mask, batch)
+
+
+def _find(evidence: Evidence, words: PromptWords, settings: MaskSettings, follow: FollowEdges) -> Found:
+    """What the settings' method finds, in a batch of one where it is shared."""
     chosen = find_target_words(words, settings.target)
     check_method(words, settings)
-    batch = len(evidence.maps)
     if settings.share:
         evidence = evidence.shared()
     if settings.method == "change":
-        soft, roles, fits = _by_change(evidence, chosen, settings, follow)
-    else:
-        soft, roles, fits = _by_attention(evidence, chosen, settings)
-    binary = soft >= settings.threshold
-    mask = InstantMask(soft, binary, roles, measure_separation(soft, binary), fits)
-    return mask if len(soft) == batch else _expanded(mask, batch)
+        return _by_change(evidence, chosen, settings, follow)
+    return _by_attention(evidence, chosen, settings)
 
 
 def limit_mask(where: Tensor | None, mask: InstantMask) -> InstantMask:
@@ -215,19 +239,20 @@ class Convergence:
 def trace_convergence(record: AttentionRecord, settings: MaskSettings) -> Convergence:
     """How the mask of a finished run came about, in latent pixels."""
     steps = len(record.maps)
-    masks = [refine(evidence, record.words, settings).binary for evidence in record.evidences()]
+    follow = KeptFilters()
+    masks = [refine_area(evidence, record.words, settings, follow)[1] for evidence in record.evidences()]
     likeness = torch.stack([iou(mask, masks[-1]) for mask in masks])
     changed = likeness < SETTLED
     settled = (changed * torch.arange(1, steps + 1)[:, None]).amax(0) + 1
     agreement = likeness.mean(0)
     if settings.share:
-        own = refine(record.evidence(), record.words, replace(settings, share=False)).binary
+        own = refine_area(record.evidence(), record.words, replace(settings, share=False))[1]
         agreement = agreement * iou(own, masks[-1]).mean()
     return Convergence(settled, agreement, steps)
 
 
-Found = tuple[Tensor, WordRoles, Tensor]
-"""The soft mask in latent pixels, the words' roles, and `InstantMask.fits`."""
+Found = tuple[Tensor, Callable[[], WordRoles], Tensor]
+"""The soft mask in latent pixels, what finds the words' roles, and `InstantMask.fits`."""
 
 
 def contradiction(evidence: Evidence) -> Tensor:
@@ -244,25 +269,27 @@ def contradiction(evidence: Evidence) -> Tensor:
 def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, follow: FollowEdges) -> Found:
     """Where the prompt would change the picture and contradicts it; where it contradicts nothing, all the rest."""
     change, error, without = (evidence.propagated[:, channel] for channel in (CHANGE, ERROR, ERROR_WITHOUT))
-    words = rescale_to_unit(evidence.propagated[:, FIRST_PROPAGATED:])
     salient = rescale_to_unit(change)
     ratio = error / without.clamp(min=TINY)
-    contradicted = rescale_to_unit(salient * ((ratio - FITS) / (CONTRADICTS - FITS)).clamp(0, 1))
+    contradicts, explained = ((ratio - FITS) / (CONTRADICTS - FITS)).clamp(0, 1), (1 - ratio).clamp(min=0)
+    contradicted, fitting = rescale_to_unit(salient * torch.stack([contradicts, explained]))
     fits = torch.where(salient >= SALIENT, ratio, 0.0).amax((-2, -1)) < FITTING
     # a constant map says nothing: it fits, but leaves no rest
     fits = fits & (salient.amax((-2, -1)) > 0)
-    fitting = rescale_to_unit(salient * (1 - ratio).clamp(min=0))
     place = torch.where(fits[:, None, None], 1 - fitting, contradicted)
-    roles = _roles(place, words, chosen, settings)
+    rough = place
+
+    def find_roles() -> WordRoles:
+        return _roles(rough, rescale_to_unit(evidence.propagated[:, FIRST_PROPAGATED:]), chosen, settings)
+
     if chosen:
-        place, fits = (
-            rescale_to_unit(torch.stack([words[:, number] for number in chosen]).mean(0)),
-            torch.zeros_like(fits),
-        )
+        words = rescale_to_unit(torch.stack([evidence.propagated[:, FIRST_PROPAGATED + number] for number in chosen]))
+        place, fits = rescale_to_unit(words.mean(0)), torch.zeros_like(fits)
     size = evidence.image_latent.shape[-2], evidence.image_latent.shape[-1]
     radius = 2 * max(1, round(size[0] / place.shape[-2]))
     soft = follow(resize(place, size), evidence.image_latent, radius)
-    return centre_threshold(rescale_to_unit(blur(soft, settings.blur))), roles, fits
+    soft = centre_threshold(rescale_to_unit(blur(soft, settings.blur)))
+    return soft, find_roles, fits
 
 
 def _by_attention(evidence: Evidence, chosen: list[int], settings: MaskSettings) -> Found:
@@ -273,7 +300,7 @@ def _by_attention(evidence: Evidence, chosen: list[int], settings: MaskSettings)
     inside = rescale_to_unit(_weighted_mean(words, roles.weights > 0))
     outside = rescale_to_unit(_weighted_mean(words, roles.weights < 0))
     soft = rescale_to_unit(blur((inside - outside).clamp(min=0), settings.blur))
-    return soft, roles, torch.zeros(len(soft), dtype=torch.bool, device=soft.device)
+    return soft, lambda: roles, torch.zeros(len(soft), dtype=torch.bool, device=soft.device)
 
 
 def _prepared(maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from .components import clean_masks
 from .edits import find_others_pixels
 from .evidence import FIRST_PROPAGATED, AttentionRecord, Evidence
-from .maps import EdgeFilter, rescale_to_unit
+from .maps import KeptFilters, rescale_to_unit
 from .options import MaskSettings
 from .refine import InstantMask, limit_mask, refine, resize_mask, resize_noise_mask
 
@@ -48,7 +47,7 @@ class Refinery:
     def __init__(self, record: AttentionRecord, settings: MaskSettings, pictures: Tensor | None = None) -> None:
         self.record, self.settings = record, settings
         self._pictures = pictures
-        self._follow = _KeptFilters()
+        self._follow = KeptFilters()
         self._evidence: tuple[int, Evidence] | None = None
         self._picture: tuple[int, Tensor] | None = None
         self._finished: tuple[tuple[int, int], InstantMask] | None = None
@@ -104,21 +103,3 @@ class Refinery:
         if self._picture is None or self._picture[0] != number:
             self._picture = number, (self._pictures[number : number + 1] / 255).movedim(-1, 1)
         return self._picture[1]
-
-
-class _KeptFilters:
-    """`maps.follow_edges`, with the filters of the last two images: a latent and a picture."""
-
-    def __init__(self) -> None:
-        self._filters: OrderedDict[Hashable, tuple[Tensor, EdgeFilter]] = OrderedDict()
-
-    def __call__(self, maps: Tensor, image: Tensor, radius: int) -> Tensor:
-        size = maps.shape[-2], maps.shape[-1]
-        key = image.data_ptr(), image.shape, size, radius
-        if key not in self._filters:
-            # the image is kept too: as long as it is there, no other one has its place in memory
-            self._filters[key] = image, EdgeFilter(image, size, radius)
-        self._filters.move_to_end(key)
-        while len(self._filters) > 2:
-            self._filters.popitem(last=False)
-        return self._filters[key][1].follow(maps)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from .edits import find_others_pixels
 from .evidence import AttentionRecord, Evidence, Predictions, Recorder
+from .maps import KeptFilters
 from .noise import NoiseLevel
 from .options import MaskSettings
-from .refine import InstantMask, refine, resize_mask
+from .refine import InstantMask, refine, refine_area, resize_mask
 from .tokens import PromptWords
 
 
@@ -32,13 +33,14 @@ class MaskSession:
         self.mask: Tensor | None = None
         """``[B, H, W]`` bool in latent pixels, of the last step; None before the first."""
         self.confidence: Tensor | None = None
-        """``[B]``, of `InstantMask`; None for a mask that the session did not find."""
+        """``[B]``, of `InstantMask`, where the settings' `region` asks for it; None for a mask that was not found."""
         self.soft: Tensor | None = None
-        """``[B, H, W]``, of `InstantMask`; None likewise."""
+        """``[B, H, W]``, of `InstantMask`; None for a mask that was not found."""
         self.observed_steps = 0
         """How many steps saw the edit prompt."""
         self._settings, self._noise_mask = settings, noise_mask
         self._recorder = Recorder(grid, noise_mask)
+        self._follow = KeptFilters()
 
     def fix_mask(self, mask: Tensor) -> None:
         """Use this mask ``[B, H, W]`` bool, inside the noise mask, in every step."""
@@ -53,6 +55,10 @@ class MaskSession:
     def observe_words(self, maps: Tensor) -> None:
         """`Recorder.add_words`."""
         self._recorder.add_words(maps)
+
+    def observe_cross_attention(self, q: Tensor, k: Tensor, matrix: Tensor, grid: tuple[int, int]) -> None:
+        """`Recorder.add_cross_attention`."""
+        self._recorder.add_cross_attention(q, k, matrix, grid)
 
     def observe_self_attention(self, q: Tensor, k: Tensor, grid: tuple[int, int]) -> None:
         """`Recorder.add_self_attention`."""
@@ -84,9 +90,12 @@ class MaskSession:
 
     def mask_from(self, evidence: Evidence, settings: MaskSettings) -> Tensor:
         """The mask ``[B, H, W]`` bool of a step. Other methods derive from this class and replace this."""
-        mask = refine(evidence, self.words, settings)
-        self.confidence, self.soft = mask.confidence, mask.soft
-        return mask.binary
+        if settings.region == "auto":
+            mask = refine(evidence, self.words, settings, self._follow)
+            self.confidence, self.soft = mask.confidence, mask.soft
+            return mask.binary
+        self.soft, binary = refine_area(evidence, self.words, settings, self._follow)
+        return binary
 
 
 class EditSessions:

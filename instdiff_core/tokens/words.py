@@ -70,7 +70,8 @@ class PromptWords:
         else:
             added = length - self.length
             matrix = functional.pad(matrix, (0, 0, added, 0) if self.from_end else (0, 0, 0, added))
-        return matrix.to(device)
+        # nothing writes to it again, so the device need not be waited for
+        return matrix.to(device, non_blocking=True)
 
 
 def join_words(parts: Sequence[PromptWords]) -> PromptWords:

@@ -12,5 +12,5 @@ from ...instdiff_core.noise import NoiseLevel
 
 def find_noise_level(model_sampling: Any, sigma: Tensor) -> NoiseLevel:
     """The noise level of a model's sigma, by how the model mixes a picture with nothing, and noise with nothing."""
-    mix, one, zero = model_sampling.noise_scaling, torch.ones_like(sigma), torch.zeros_like(sigma)
-    return NoiseLevel(signal=mix(sigma, zero, one), noise=mix(sigma, one, zero))
+    picture, noise = torch.eye(2, dtype=sigma.dtype, device=sigma.device)
+    return NoiseLevel(*model_sampling.noise_scaling(sigma, noise, picture))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...instdiff_core.drawing import draw_marching_ants, find_white_and_black
+from ...instdiff_core.drawing import MarchingAnts, find_white_and_black
 from .pictures import drop_time
 
 Progress = Callable[[int, Tensor, Tensor, int], Any]
@@ -29,12 +29,13 @@ def outline_previews(
         colour.repeat_interleave(parts).to(like)
         for colour in find_white_and_black(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
     )
+    ants = MarchingAnts(white, black)
 
     def show(step: int, denoised: Tensor, x: Tensor, total: int) -> Any:
         area = mask()
         if area is None:
             return callback(step, denoised, x, total)
-        shown = draw_marching_ants(drop_time(denoised), area, white, black, step).view_as(denoised)
+        shown = ants.draw(drop_time(denoised), area, step).view_as(denoised)
         result = callback(step, shown, x, total)
         # who keeps it, as SamplerCustomAdvanced does for its second output, keeps what was denoised
         shown.copy_(denoised)

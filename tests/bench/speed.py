@@ -82,18 +82,21 @@ def mini() -> Inputs:
 
 def sd15() -> Inputs:
     """Stable Diffusion 1.5's U-Net with random weights, at 512 x 512."""
-    return _random("SD15", SD15_LAYOUT, 860_000_000, 64)
+    return random_inputs("SD15", SD15_LAYOUT, 860_000_000, 64)
 
 
 def sdxl() -> Inputs:
     """SDXL's U-Net with random weights, at 1024 x 1024."""
-    return _random("SDXL", SDXL_LAYOUT, 2_570_000_000, 128)
+    return random_inputs("SDXL", SDXL_LAYOUT, 2_570_000_000, 128)
 
 
 SIZES: dict[str, Callable[[], Inputs]] = {"mini": mini, "sd15": sd15, "sdxl": sdxl}
 
 
-def _random(family: str, layout: dict[str, Any], parameters: int, latent: int) -> Inputs:
+def random_inputs(
+    family: str, layout: dict[str, Any], parameters: int, latent: int, dtype: torch.dtype | None = None
+) -> Inputs:
+    """A `random_model` and what it is sampled with; `latent` is the side of its latent."""
     tokens, host = _pack("instdiff_core.tokens"), _pack("nodes.host")
     names = ("a", "dog", "on", "the", "grass")
     words = tuple(tokens.Word(text, (column,)) for column, text in enumerate(names, 1))
@@ -102,22 +105,23 @@ def _random(family: str, layout: dict[str, Any], parameters: int, latent: int) -
     empty = torch.randn(1, 77, context), {"pooled_output": pooled}
     prompt = host.EditPrompt(tokens.PromptWords(words, (0,), (len(names) + 1,), 77), empty)
     return {
-        "model": random_model(family, layout, parameters),
+        "model": random_model(family, layout, parameters, dtype),
         "positive": [[torch.randn(1, 77, context), {"pooled_output": pooled, host.PROMPT: prompt}]],
         "negative": [[torch.randn(1, 77, context), {"pooled_output": pooled}]],
         "latent": {"samples": torch.randn(1, 4, latent, latent)},
     }
 
 
-def random_model(family: str, layout: dict[str, Any], parameters: int) -> Any:
-    """The model as the host wraps it, in the type that the host picks on this device."""
+def random_model(family: str, layout: dict[str, Any], parameters: int, dtype: torch.dtype | None = None) -> Any:
+    """The model as the host wraps it, of this type; None: of the one that the host picks on this device."""
     import comfy.model_management as management
     import comfy.model_patcher
     import comfy.supported_models
 
     config = getattr(comfy.supported_models, family)(layout)
     device = management.get_torch_device()
-    dtype = management.unet_dtype(model_params=parameters, supported_dtypes=config.supported_inference_dtypes)
+    if dtype is None:
+        dtype = management.unet_dtype(model_params=parameters, supported_dtypes=config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device))
     model = config.get_model({})
     for weight in model.diffusion_model.parameters():  # the host leaves them as the memory was

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from instdiff_core.attention import word_maps as read_words
 from instdiff_core.evidence import (
     CHANGE,
     ERROR,
@@ -19,6 +20,7 @@ from instdiff_core.evidence import (
 )
 from instdiff_core.noise import NoiseLevel
 from instdiff_core.tokens import PromptWords, Word
+from tests.bench.launches import Counting
 
 WORDS = PromptWords((Word("dog", (1,)), Word("grass", (2,))), (0,), (3,), 77)
 PARTS = ("first", "maps", "propagated", "image_latent")
@@ -425,3 +427,46 @@ def test_an_empty_record_says_that_the_prompt_was_never_seen():
         recorder.freeze(WORDS, 8)
     with pytest.raises(ValueError, match="no step has been recorded"):
         recorder.evidence()
+
+
+# ---- many layers ----
+
+
+def count_operations(layers):
+    """What a step takes that reads so many cross-attention layers, views and all."""
+    recorder, matrix = Recorder(), WORDS.matrix(77)
+    with Counting(lambda call: "") as counting:
+        for q, k in (noise(2, 1, 2, 77, 8, seed=number).half() for number in range(layers)):
+            recorder.add_cross_attention(q[:, :, :24], k, matrix, (4, 6))
+        recorder.close_step(level(2.0), still())
+    return counting.counts[""]
+
+
+def test_ten_layers_of_cross_attention_take_about_the_operations_of_one():
+    """A fast GPU waits for the processor to launch operations; three are these tests' own in each layer."""
+    ten, thirty = count_operations(10), count_operations(30)
+    assert (thirty - ten) / 20 <= 5
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 25])
+def test_layers_that_are_read_together_give_the_mean_of_their_maps(count):
+    layers = [(noise(2, 3, 24, 8, seed=number), noise(2, 3, 77, 8, seed=100 + number)) for number in range(count)]
+    matrix, together, alone = WORDS.matrix(77), Recorder(), Recorder()
+    for q, k in layers:
+        together.add_cross_attention(q, k, matrix, (4, 6))
+        alone.add_words(read_words(q, k, matrix, (4, 6)))
+    for recorder in (together, alone):
+        recorder.close_step(level(2.0), still(2))
+    torch.testing.assert_close(together.evidence().maps, alone.evidence().maps, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_of_several_kinds_count_alike():
+    """Of three layers two are on the grid, and one is coarser."""
+    matrix, recorder, expected = WORDS.matrix(77), Recorder((4, 6)), Recorder((4, 6))
+    for number, grid in enumerate([(4, 6), (2, 3), (4, 6)]):
+        q, k = noise(1, 3, grid[0] * grid[1], 8, seed=number), noise(1, 3, 77, 8, seed=9 + number)
+        recorder.add_cross_attention(q, k, matrix, grid)
+        expected.add_words(read_words(q, k, matrix, grid))
+    for either in (recorder, expected):
+        either.close_step(level(2.0), still())
+    torch.testing.assert_close(recorder.evidence().maps, expected.evidence().maps, rtol=1e-5, atol=1e-6)

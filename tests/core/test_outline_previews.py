@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instdiff_core.drawing import draw_marching_ants, find_white_and_black
+from instdiff_core.drawing import MarchingAnts, find_white_and_black
 
 FACTORS = [[0.35, 0.23, 0.32], [0.33, 0.50, 0.24], [-0.28, 0.18, 0.27], [-0.21, -0.26, -0.72]]
 LIGHT, DARK = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0])
@@ -20,7 +20,7 @@ def box(size=(8, 10), rows=(2, 6), columns=(3, 8)):
 
 
 def drawn(mask, step=0):
-    return draw_marching_ants(grey(len(mask), mask.shape[1:]), mask, LIGHT, DARK, step)[:, 0]
+    return MarchingAnts(LIGHT, DARK).draw(grey(len(mask), mask.shape[1:]), mask, step)[:, 0]
 
 
 @pytest.mark.parametrize("bias", [None, [0.1, -0.02, 0.0]])
@@ -75,9 +75,9 @@ def test_every_picture_of_a_batch_has_its_own_outline():
 
 def test_the_latents_themselves_stay_as_they_are():
     latents = grey()
-    draw_marching_ants(latents, box(), LIGHT, DARK, 0)
+    MarchingAnts(LIGHT, DARK).draw(latents, box(), 0)
     assert not latents.any()
 
 
 def test_latents_of_half_precision_stay_so():
-    assert draw_marching_ants(grey().half(), box(), LIGHT, DARK, 0).dtype == torch.float16
+    assert MarchingAnts(LIGHT, DARK).draw(grey().half(), box(), 0).dtype == torch.float16

@@ -10,7 +10,7 @@ from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 from torch import Tensor
 
-from ....instdiff_core.attention import downscale_to_read, split_heads, word_maps
+from ....instdiff_core.attention import downscale_to_read, split_heads
 
 if TYPE_CHECKING:
     from ..edits import SampledEdit
@@ -35,11 +35,11 @@ class UNetReader:
     def install(self, options: dict[str, Any], run: InstantMaskRun) -> None:
         """Replace the layers' attention, on top of what other nodes have replaced it with."""
 
-        def read_words(edit: SampledEdit, q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
-            grid = tuple(extra["activations_shape"][-2:])
-            # in float32: some models' scores are beyond float16
-            q, k = (split_heads(each, extra["n_heads"]).float() for each in (q, k))
-            edit.session.observe_words(word_maps(q, k, edit.token_matrix(k.shape[2], k.device), grid))
+        def keep_cross_attention(edit: SampledEdit, q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
+            height, width = extra["activations_shape"][-2:]
+            q, k = (split_heads(each, extra["n_heads"]) for each in (q, k))
+            matrix = edit.token_matrix(k.shape[2], k.device)
+            edit.session.observe_cross_attention(q, k, matrix, (height, width))
 
         def keep_self_attention(edit: SampledEdit, q: Tensor, k: Tensor, extra: dict[str, Any]) -> None:
             height, width = extra["activations_shape"][-2:]
@@ -48,7 +48,7 @@ class UNetReader:
                 q, k = (split_heads(each, extra["n_heads"]) for each in (q, k))
                 edit.session.observe_self_attention(q, k, (height, width))
 
-        for kind, read in (("attn2", read_words), ("attn1", keep_self_attention)):
+        for kind, read in (("attn2", keep_cross_attention), ("attn1", keep_self_attention)):
             replaced = options["transformer_options"].get("patches_replace", {}).get(kind, {})
             for key in self._keys(kind, replaced):
                 attend = _reading(run, read, replaced.get(key, replaced.get(key[:2])))
