@@ -81,6 +81,7 @@ def find_part(call: FrameType) -> str:
 def count_per_step(masked: Callable[[int], Any], plain: Callable[[int], Any]) -> Counter[str]:
     """What one sampling does more than another in each step after the second, by part; both take their steps."""
     counts: Counter[str] = Counter()
+    masked(2)  # the first loads the model
     for sampling, sign in ((masked, 1), (plain, -1)):
         for steps, change in ((3, sign), (2, -sign)):
             with torch.inference_mode(False), torch.no_grad(), Counting(find_part) as counting:
