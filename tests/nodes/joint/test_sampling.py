@@ -19,6 +19,11 @@ def check_record(attention: Any, steps: int = 2) -> None:
     assert attention.maps[:, :, 2:].amin() > 0
 
 
+def named(host: Any) -> Any:
+    """Settings by which random weights too give a mask that is neither nothing nor all: the word's map, cut high."""
+    return host.settings(preset="paper", words="frog", threshold=0.6)
+
+
 def check_mask_acts(samples: Tensor, latent: Tensor) -> None:
     """Part of the picture is the source's bit for bit, and part is not."""
     assert samples.isfinite().all()
@@ -40,7 +45,7 @@ def test_capturing_samples_as_k_sampler_does(host, family, cfg, negative):
 @pytest.mark.parametrize("size", [(9, 13), (4, 30), (5, 5)], ids=str)
 def test_pictures_of_odd_sizes_are_masked(host, family, size):
     latent = family.latent(*size)
-    samples, mask, attention = host.edit(latent, **family.inputs(cfg=4.0))
+    samples, mask, attention = host.edit(latent, settings=named(host), **family.inputs(cfg=4.0))
     check_record(attention)
     check_mask_acts(samples, latent)
     pixels = 16 if family.name == "flux2" else 8
@@ -58,7 +63,7 @@ def test_outside_a_mask_the_picture_is_kept_bit_for_bit(host, family):
 
 def test_batches_have_a_mask_each(host, family):
     latent = family.latent(8, 12, batch=2)
-    samples, mask, attention = host.edit(latent, **family.inputs(cfg=4.0))
+    samples, mask, attention = host.edit(latent, settings=named(host), **family.inputs(cfg=4.0))
     assert attention.maps.shape[1] == len(mask) == 2
     check_mask_acts(samples, latent)
 
@@ -104,7 +109,7 @@ def test_weights_of_other_types(host, joint_family, family, dtype, cast):
     assert plain.isfinite().all()
     assert torch.equal(samples, plain)
     check_record(attention)
-    check_mask_acts(host.edit(latent, **family.inputs())[0], latent)
+    check_mask_acts(host.edit(latent, settings=named(host), **family.inputs())[0], latent)
 
 
 # ---- guiders ----
@@ -129,7 +134,9 @@ def test_every_guider(host, family, guider):
             sampler=host.extra("KSamplerSelect", sampler_name="euler"),
         )[0]  # fmt: skip
 
-    model, passed, attention = host.run("InstDiffMaskGuidance", model=family.model, latent={"samples": latent})
+    model, passed, attention = host.run(
+        "InstDiffMaskGuidance", model=family.model, latent={"samples": latent}, settings=named(host)
+    )
     masked = sample(model, passed)
     check_mask_acts(masked["samples"], latent)
     check_record(host.hooks.get_record(attention, masked))
@@ -195,9 +202,11 @@ def test_the_other_nodes_take_what_was_recorded(host, family):
 
 def test_edit_guard_puts_back_what_the_instant_mask_says(host, family):
     latent, inputs = family.latent(8, 12), family.inputs(cfg=4.0)
-    model, passed, attention = host.run("InstDiffMaskGuidance", model=family.model, latent={"samples": latent})
+    model, passed, attention = host.run(
+        "InstDiffMaskGuidance", model=family.model, latent={"samples": latent}, settings=named(host)
+    )
     sampled = {"samples": host.k_sampler(passed["samples"], **inputs | {"model": model})}
-    mask, *_ = host.run("InstDiffRefineMask", attention=attention, sampled=sampled)
+    mask, *_ = host.run("InstDiffRefineMask", attention=attention, sampled=sampled, settings=named(host))
     generator = torch.Generator().manual_seed(1)
     layers = [torch.rand(1, 3, side, side, generator=generator) for side in (6, 20, 60)]
     layers = [torch.nn.functional.interpolate(layer, mask.shape[1:], mode="bicubic") for layer in layers]

@@ -138,7 +138,7 @@ def test_a_prompt_is_read_in_its_own_model(host, text_encoder, joint_family, nam
         assert torch.equal(samples, plain)
         assert attention.words.texts == ("a", "green", "frog")
         assert attention.propagated[:, :, 2].any()
-    samples = host.edit(latent, **inputs)[0]
+    samples = host.edit(latent, settings=host.settings(preset="paper", words="frog", threshold=0.6), **inputs)[0]
     assert 0 < (samples != latent).flatten(2).any(1).float().mean() < 1
 
 
