@@ -33,7 +33,7 @@ from .options import MaskSettings, MaskShape
 from .shape import shape_masks
 from .tokens import PromptWords, find_nearest_word, find_words
 
-FITS, CONTRADICTS = 1.0, 1.2
+FITS, CONTRADICTS = 0.95, 1.2
 """Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
 
 PICTURE_RADIUS = 2
