@@ -35,9 +35,8 @@ def share_settings(prompts: Sequence[PromptWords], settings: MaskSettings) -> li
 
 def settings_of_edits(record: AttentionRecord, settings: MaskSettings) -> list[MaskSettings]:
     """The settings of each edit of a run: its own, else `settings`, as `share_settings` shares them."""
-    without = [edit.words for edit in record.edits if edit.settings is None]
-    common = iter(share_settings(without, settings) if without else ())
-    return [edit.settings or next(common) for edit in record.edits]
+    common = share_settings([edit.words for edit in record.edits], settings)
+    return [edit.settings or shared for edit, shared in zip(record.edits, common, strict=True)]
 
 
 def select_edits(record: AttentionRecord, number: int | None) -> list[int]:

@@ -209,6 +209,5 @@ def part_conditioning(conditioning: Conditioning) -> list[Conditioning]:
 
 def settings_of_prompts(prompts: Sequence[EditPrompt], settings: MaskSettings) -> list[MaskSettings]:
     """The settings of each edit: its own, else the sampler's. Raises ``ValueError`` as `share_settings`."""
-    without = [prompt.words for prompt in prompts if prompt.settings is None]
-    common = iter(share_settings(without, settings) if without else ())
-    return [prompt.settings or next(common) for prompt in prompts]
+    common = share_settings([prompt.words for prompt in prompts], settings)
+    return [prompt.settings or shared for prompt, shared in zip(prompts, common, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 from typing import Any
 
@@ -301,3 +302,20 @@ def test_region_sampling_computes_the_whole_picture(host, joint_family):
     assert torch.equal(auto[0]["samples"], off[0]["samples"])
     report = host.run("InstDiffRefineMask", attention=auto[2])[2]
     assert "places what it sees in the whole picture" in report
+
+
+def test_two_edits_have_a_mask_each(host, family):
+    first, second = family.positive(), family.positive()
+    context, options = second[0]
+    key = host.hooks.PROMPT
+    other = dataclasses.replace(options[key].words, words=options[key].words.words[1:])
+    second = [[context.flip(1), options | {key: dataclasses.replace(options[key], words=other)}]]
+    latent = family.latent(8, 12)
+    positive = host.nodes.ConditioningCombine().combine(first, second)[0]
+    inputs = family.inputs(latent_image={"samples": latent}, positive=positive, cfg=4.0)
+    samples, mask, attention, of_edits = host.run("InstDiffMaskedSampler", **host.sampling(latent, **inputs))
+    check_mask_acts(samples["samples"], latent)
+    assert [edit.words.texts for edit in attention.edits] == [("a", "green", "frog"), ("green", "frog")]
+    assert [len(edit.maps) for edit in attention.edits] == [2, 2]
+    assert torch.equal(of_edits.amax(0), mask[0])
+    assert of_edits.sum(0).max() == 1
