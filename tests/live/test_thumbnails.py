@@ -18,7 +18,7 @@ TILE, GAP, TITLE = 256, 6, 28
 QUALITY = 88
 NOTE = "made with the small model of this pack"
 
-SHOWN = {
+SHOWN: dict[str, dict[str, str | tuple[str, int]]] = {
     "edit_with_text": {"before": "Before", 'mask found for "a frog"': "InstDiffRefineMask", "after": "After"},
     "retune_mask": {"before": "Before", "as sampled": "As sampled", "a higher threshold": "A higher threshold"},
     "own_sampler": {"before": "Before", "mask, by KSampler": "InstDiffRefineMask", "after": "After"},
