@@ -43,6 +43,7 @@ const INPUTS = {
   grow: { choice: "grow", read: toNumber, write: asIs },
   smooth: { choice: "smooth", read: toNumber, write: asIs },
   fill_holes: { choice: "fillHoles", read: Boolean, write: asIs },
+  edit: { choice: "edit", read: toNumber, write: asIs },
   corrections: { choice: "corrections", read: (value) => String(value ?? ""), write: asIs },
 };
 

@@ -5,16 +5,17 @@ import { cut, wordsAt } from "./mask.js";
 import { Picture } from "./picture.js";
 import { Questions } from "./questions.js";
 import { Readout } from "./readout.js";
+import { Toolbar } from "./toolbar.js";
 import { Words } from "./words.js";
 
 const MOST_ACTING = 5;
 
 /**
  * @typedef {import("./shape.js").Shape} Shape
- * @typedef {Shape & { threshold: number, words: string[], steps: number, corrections: string }} Choice
- *   What the user chose; 0 and no words: as the settings have it, all steps.
- * @typedef {{ words: string[], steps: number, picture: number }} Question
- *   What a soft mask depends on; `picture` is its number in the batch.
+ * @typedef {Shape & { threshold: number, words: string[], steps: number, corrections: string, edit: number }} Choice
+ *   What the user chose; 0 and no words: as the settings have it, all steps, all edits, of which the first is shown.
+ * @typedef {{ words: string[], steps: number, picture: number, edit: number }} Question
+ *   What a soft mask depends on; `picture` is its number in the batch, `edit` that of the edit, from 1 on.
  * @typedef {import("../answer.js").Answer} Answer
  * @typedef {{ pictures: ImageData[], ask: (question: Question) => Promise<Answer> }} Run
  *   `pictures`: none, one for all, or one for each of the batch; `ask` rejects with a `Refusal` where there is no mask.
@@ -40,7 +41,7 @@ export class MaskEditor {
     this._onChange = onChange;
     this._onCommit = onCommit;
     /** @type {Choice} */
-    this._choice = { threshold: 0, words: [], steps: 0, grow: 0, smooth: 0, fillHoles: false, corrections: "" };
+    this._choice = { threshold: 0, words: [], steps: 0, grow: 0, smooth: 0, fillHoles: false, corrections: "", edit: 0 };
     /** @type {(keyof Choice)[]} */
     this._fixed = [];
     /** @type {Run | null} */
@@ -72,6 +73,9 @@ export class MaskEditor {
       onChange: (corrections) => this._commit({ corrections }),
       say: (text) => this._readout.say(text),
     });
+    this._edits = new Toolbar({ class: "instdiff-words", "aria-label": texts.edits, hidden: "" }, (number) =>
+      this._commit({ edit: number + 1 }),
+    );
     this._words = new Words(texts, (number) => this._toggle(number));
     this._origin = make("span", { role: "status" });
     this._forget = button(texts.forget, () => this._commit({ words: [] }));
@@ -91,6 +95,7 @@ export class MaskEditor {
       ...this._corrector.elements,
       this._pages.row,
       make("div", { class: "instdiff-row" }, this._origin, this._forget, this._area),
+      this._edits.element,
       this._words.element,
       make("p", { class: "instdiff-legend" }, texts.legend),
       this._threshold.row,
@@ -241,9 +246,15 @@ export class MaskEditor {
     });
   }
 
+  /** The number of the edit that is shown. */
+  get _edit() {
+    return this._choice.edit || 1;
+  }
+
   /** Ask for the mask of the choice, once. */
   _ask() {
-    const question = { words: this._choice.words, steps: this._choice.steps, picture: this._number };
+    const { words, steps } = this._choice;
+    const question = { words, steps, picture: this._number, edit: this._edit };
     const asked = JSON.stringify(question);
     if (!this._run || asked === this._asked) return;
     this._asked = asked;
@@ -273,9 +284,9 @@ export class MaskEditor {
   }
 
   /** @param {Asked} asked */
-  _isLate({ run, question: { words, picture } }) {
+  _isLate({ run, question: { words, picture, edit } }) {
     const otherWords = JSON.stringify(words) !== JSON.stringify(this._choice.words);
-    return run !== this._run || picture !== this._number || otherWords;
+    return run !== this._run || picture !== this._number || edit !== this._edit || otherWords;
   }
 
   /**
@@ -312,11 +323,19 @@ export class MaskEditor {
     this._picture.show({ ...answer, binary }, run.pictures[Math.min(question.picture, run.pictures.length - 1)]);
     const area = mask.reduce((sum, pixel) => sum + pixel, 0) / mask.length;
     this._area.textContent = this._texts.area((area * 100).toFixed(1));
+    this._renderEdits(answer);
     this._renderWords(answer);
     this._renderThreshold(threshold);
     this._renderSteps(answer);
     this._renderPages(answer);
     this._readOut(false);
+  }
+
+  /** @param {Answer} answer */
+  _renderEdits({ edits }) {
+    this._edits.element.hidden = edits.length === 1;
+    if (this._edits.texts !== String(edits)) this._edits.list(edits.map((text) => button(text, () => {})));
+    this._edits.press([this._edit - 1], this._fixed.includes("edit"));
   }
 
   /**

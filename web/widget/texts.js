@@ -2,7 +2,7 @@
  * @typedef {Record<
  *   "editor" | "waiting" | "picture" | "point" | "words" | "foundByItself" | "fits" | "named"
  *   | "namedInSettings" | "forget" | "with" | "against" | "index" | "threshold" | "reset" | "step"
- *   | "previous" | "next" | "legend" | "hand" | "parts" | "size" | "undo" | "redo" | "clear" | "full" | "brushDown" | "brushUp",
+ *   | "previous" | "next" | "legend" | "hand" | "parts" | "size" | "undo" | "redo" | "clear" | "full" | "brushDown" | "brushUp" | "edits",
  *   string
  * > & {
  *   weight: (word: string, weight: string, roles: string[]) => string,
@@ -44,13 +44,14 @@ const ENGLISH = {
   acting: (word, percent) => `${word} ${percent} %`,
   threshold: "Threshold",
   ofSettings: (value) => `${value} (settings)`,
-  inputs: { threshold: "threshold (0: settings)", steps: "steps (0: all)" },
+  inputs: { threshold: "threshold (0: settings)", steps: "steps (0: all)", edit: "edit (0: all)" },
   reset: "Use the settings' threshold",
   step: "Step",
   stepOf: (step, steps) => `${step} of ${steps}`,
   previous: "Previous picture",
   next: "Next picture",
   pictureOf: (number, count) => `Picture ${number} of ${count}`,
+  edits: "Edit whose mask is shown",
   hand: "Correct by hand",
   parts: "Parts of the mask: press to keep or drop",
   part: (number, share, kept) => `Part ${number}, ${share}, ${kept ? "kept" : "dropped"}`,
@@ -93,13 +94,14 @@ const CHINESE = {
   acting: (word, percent) => `${word} ${percent}%`,
   threshold: "阈值",
   ofSettings: (value) => `${value}（设置）`,
-  inputs: { threshold: "阈值（0：按设置）", steps: "步数（0：全部）" },
+  inputs: { threshold: "阈值（0：按设置）", steps: "步数（0：全部）", edit: "编辑（0：全部）" },
   reset: "使用设置中的阈值",
   step: "步",
   stepOf: (step, steps) => `${step} / ${steps}`,
   previous: "上一张图像",
   next: "下一张图像",
   pictureOf: (number, count) => `第 ${number} 张，共 ${count} 张`,
+  edits: "显示其遮罩的编辑",
   hand: "手动修正",
   parts: "遮罩的各个部分：按下以保留或去除",
   part: (number, share, kept) => `第 ${number} 部分，${share}，${kept ? "保留" : "已去除"}`,

@@ -27,6 +27,22 @@ export class Toolbar {
     this._enter(0);
   }
 
+  /** What is written on the buttons. */
+  get texts() {
+    return String(this._buttons.map(({ textContent }) => textContent));
+  }
+
+  /**
+   * @param {number[]} numbers of the buttons that are pressed
+   * @param {boolean} fixed whether the user cannot press others
+   */
+  press(numbers, fixed) {
+    this._buttons.forEach((button, number) => {
+      button.setAttribute("aria-pressed", String(numbers.includes(number)));
+      button.disabled = fixed;
+    });
+  }
+
   /** @param {EventTarget | null} target */
   _numberOf(target) {
     return this._buttons.findIndex((button) => button.contains(/** @type {Node | null} */ (target)));

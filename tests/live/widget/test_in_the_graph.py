@@ -60,7 +60,7 @@ def test_after_a_reload_the_editor_shows_the_same(frontend, editor):
 def test_the_saved_workflow_has_the_values_of_the_nodes_own_inputs(frontend, editor):
     editor.threshold.fill("0.6")
     (node,) = (node for node in frontend.workflow["nodes"] if node["type"] == NODE)
-    assert node["widgets_values"] == [0, 0.6, "", 0, 0, False, ""]
+    assert node["widgets_values"] == [0, 0.6, "", 0, 0, False, "", 0]
     node.pop("widgets_values_named", None)
     old = {**node, "inputs": [], "outputs": [], "widgets_values": [2]}
     frontend.load({**frontend.workflow, "nodes": [old], "links": []})
@@ -111,3 +111,26 @@ def test_a_run_that_is_not_there_counts_as_none(frontend, run):
     assert editor.element.inner_text() == WAITING
     assert not any("type=input" in url or ".." in url for url in asked)
     frontend.console.clear()  # the browser itself tells of the file that is gone
+
+
+def test_each_edit_of_a_run_is_shown_by_its_button(frontend):
+    frontend.load(workflow())
+    edit(
+        frontend,
+        "const one = node('InstDiffEncodeEditPrompt'), two = LiteGraph.createNode('InstDiffEncodeEditPrompt');"
+        "const both = LiteGraph.createNode('ConditioningCombine'); app.graph.add(two); app.graph.add(both);"
+        "two.widgets[0].value = 'a frog'; node('InstDiffLoadMiniModel').connect(1, two, 0); one.connect(0, both, 0);"
+        "two.connect(0, both, 1); both.connect(0, node('InstDiffMaskedSampler'), 'positive')",
+    )
+    frontend.run()
+    editor = Editor(frontend)
+    editor.node.show()
+    editor.picture.wait_for()
+    edits = editor.element.get_by_role("toolbar", name="Edit whose mask is shown").get_by_role("button")
+    assert edits.all_inner_texts() == ["a red car on the grass", "a frog"]
+    assert editor.words.count() == 6
+    edits.nth(1).click()
+    editor.settle()
+    assert editor.node.widgets()["edit"] == 2
+    assert editor.words.count() == 2
+    assert editor.matches(frontend.run())
