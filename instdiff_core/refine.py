@@ -272,6 +272,8 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, fo
     salient = rescale_to_unit(change)
     ratio = error / without.clamp(min=TINY)
     contradicts, explained = ((ratio - FITS) / (CONTRADICTS - FITS)).clamp(0, 1), (1 - ratio).clamp(min=0)
+    # where nothing is explained, what stands out is kept
+    explained = torch.where(explained.amax((-2, -1), keepdim=True) > 0, explained, 1.0)
     contradicted, fitting = rescale_to_unit(salient * torch.stack([contradicts, explained]))
     fits = torch.where(salient >= SALIENT, ratio, 0.0).amax((-2, -1)) < FITTING
     # a constant map says nothing: it fits, but leaves no rest
