@@ -46,6 +46,7 @@ def test_the_template_browser_offers_every_template_with_its_picture_and_opens_i
     names = [card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()]
     assert sorted(names) == TEMPLATES  # the host gives them in the order of the folder
     for card in cards.all():
+        card.scroll_into_view_if_needed()  # what is far down has no picture yet
         picture = card.locator("img").first
         picture.scroll_into_view_if_needed()
         frontend.page.wait_for_function("image => image.naturalWidth > 0", arg=picture.element_handle())
