@@ -268,7 +268,7 @@ class Node:
 
     def help(self) -> Locator:
         """Open the node's help page, as a user does; the page, once it has its text."""
-        self.show()
+        self.show(0.5)  # what is above a tall node is else out of the window
         self.select()
         self.frontend.page.get_by_test_id("info-button").click()
         return self.frontend.page.locator(".node-help-content .markdown-content:not(:empty)")
