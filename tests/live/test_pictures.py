@@ -32,7 +32,7 @@ def store(node, file):
     with Image.open(BytesIO(node.screenshot())) as screenshot:
         picture = screenshot.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
     picture.save(file, optimize=True)
-    assert len(picture.getcolors() or []) > 50
+    assert len(picture.getcolors() or []) > 30
     assert file.stat().st_size < 150_000
 
 
