@@ -21,9 +21,9 @@ def test_a_prompt_without_words_asks_for_some(host, node, latent):
         node(latent, positive=host.prompt("..."))
 
 
-def test_several_edit_prompts_in_one_conditioning_are_told_apart(host, node, latent):
-    with pytest.raises(ValueError, match="combines several edit prompts: sample one edit at a time"):
-        node(latent, positive=[*host.prompt("a dog"), *host.prompt("a cat on the grass")])
+def test_several_edit_prompts_are_not_captured_since_nothing_tells_them_apart(host, latent):
+    with pytest.raises(ValueError, match="combines several edit prompts, which a sampler mixes where nothing is edited"):
+        host.capture(latent, positive=[*host.prompt("a dog"), *host.prompt("a cat on the grass")])
 
 
 def test_a_concatenated_conditioning_says_not_to_concatenate(host, node, latent):
