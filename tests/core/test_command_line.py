@@ -133,7 +133,7 @@ def test_the_demo_writes_one_sheet_and_prints_the_mask_iou(
     monkeypatch.setattr(pipeline, "edit", functools.partial(pipeline.edit, sampling=SamplingOptions(2)))
     command_line.main(["demo"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("a cat -> a frog: mask IoU ")
+    assert lines[0].startswith("a cat -> a panda: mask IoU ")
     assert lines[-1].startswith("mean mask IoU ")
     with Image.open(folder / "instdiff-demo.png") as sheet:
         assert sheet.width >= 4 * 256
