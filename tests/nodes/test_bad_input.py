@@ -22,9 +22,7 @@ def test_a_prompt_without_words_asks_for_some(host, node, latent):
 
 
 def test_several_edit_prompts_are_not_captured_since_nothing_tells_them_apart(host, latent):
-    with pytest.raises(
-        ValueError, match="several edit prompts, which a sampler mixes where nothing is edited"
-    ):
+    with pytest.raises(ValueError, match="several edit prompts, which a sampler mixes where nothing is edited"):
         host.capture(latent, positive=[*host.prompt("a dog"), *host.prompt("a cat on the grass")])
 
 
