@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import warnings
 from dataclasses import replace
@@ -16,12 +17,23 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .edits import settings_of_edits
 from .files import read_picture, save_edit
 from .guard import guard_edit
 from .metrics import iou
 from .mini.scenes import compose, with_article
-from .options import GUARD, PRESETS, SAMPLING, FinishOptions, GuardOptions, MaskSettings, Refused, SamplingOptions
-from .report import describe_mask
+from .options import (
+    GUARD,
+    PRESETS,
+    SAMPLING,
+    FinishOptions,
+    GuardOptions,
+    MaskSettings,
+    Refused,
+    SamplingOptions,
+    read_settings,
+)
+from .report import describe_edits, describe_mask
 
 SCENES = (
     ("cat", "grass", "panda"),
@@ -39,6 +51,9 @@ EXTRAS = {
 
 SHOWN_ERRORS = 10
 """Of a batch, in the terminal; the table of results has them all."""
+
+OWN_SETTINGS = re.compile(r":(?=[^:]*=)")
+"""What parts the prompt of a further edit from its settings: a colon with an equals sign behind it."""
 
 COLUMNS = ("before", "soft mask", "mask", "after")
 TILE = 256
@@ -97,6 +112,7 @@ def edit(options: argparse.Namespace) -> None:
     for output in outputs:
         _check_output(output)
     settings, sampling = _settings(options), SamplingOptions(options.steps, options.cfg, options.strength)
+    further = [_read_edit(text, settings) for text in options.edits]
     picture, alpha = read_picture(options.picture)
     from . import pipeline
 
@@ -104,7 +120,7 @@ def edit(options: argparse.Namespace) -> None:
     result = pipeline.edit_photo(
         model,
         picture,
-        options.prompt,
+        [options.prompt, *(pipeline.EditPrompt(*each) for each in further)],
         settings=settings,
         sampling=sampling,
         finishing=FinishOptions(options.steps, options.cfg),
@@ -114,7 +130,13 @@ def edit(options: argparse.Namespace) -> None:
     save_edit(result.picture, options.out, options.picture, alpha)
     if options.mask:
         Image.fromarray(_grey(binary)).save(options.mask)
-    print(json.dumps(result.facts) if options.json else describe_mask(result.mask, result.record, settings))
+    if options.json:
+        print(json.dumps(result.facts))
+    elif further:
+        own = settings_of_edits(result.record, settings)
+        print(describe_edits(result.masks, result.record, own, range(len(own))))
+    else:
+        print(describe_mask(result.mask, result.record, settings))
 
 
 def batch(options: argparse.Namespace) -> None:
@@ -173,7 +195,15 @@ def _parser() -> Parser:
     command.add_argument("picture", type=Path, help="the picture to edit")
     command.add_argument("prompt", help="what the picture should show, for example 'a dog'")
     command.add_argument("--out", type=Path, required=True, help="where the edited picture goes: a .png, .jpg or .webp")
-    command.add_argument("--mask", type=Path, help="where the mask goes; default: nowhere")
+    command.add_argument(
+        "--edit",
+        dest="edits",
+        action="append",
+        default=[],
+        metavar="PROMPT[:NAME=VALUE,...]",
+        help="a further edit in the same run, with mask settings of its own: 'a red car:threshold=0.4'; repeatable",
+    )
+    command.add_argument("--mask", type=Path, help="where the mask goes, of all edits; default: nowhere")
     _add_settings(command)
     command.add_argument("--json", action="store_true", help="print words, weights, area and timings as JSON")
     command.set_defaults(run=edit)
@@ -231,6 +261,15 @@ def _settings(options: argparse.Namespace) -> MaskSettings:
     """How masks are made. Raises ``ValueError`` for a threshold out of range."""
     preset = PRESETS[options.preset]
     return preset if options.threshold is None else replace(preset, threshold=options.threshold)
+
+
+def _read_edit(text: str, settings: MaskSettings) -> tuple[str, MaskSettings | None]:
+    """The prompt of a further edit, and its settings where it has its own: the command's, with what it changes."""
+    prompt, *own = OWN_SETTINGS.split(text, maxsplit=1)
+    try:
+        return prompt.strip(), read_settings(own[0], settings) if own else None
+    except ValueError as error:
+        raise ValueError(f"--edit {text!r}: {error}") from error
 
 
 def _seed(text: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,6 +18,13 @@ def keep_original(mask: Tensor, edited: Tensor, original: Tensor) -> Tensor:
     comes out bit for bit.
     """
     return torch.where(mask.unsqueeze(1), edited, original)
+
+
+def keep_edits(masks: Sequence[Tensor], edited: Sequence[Tensor], original: Tensor) -> Tensor:
+    """`keep_original` for several edits, each inside its own mask; the masks do not overlap (docs/method.md, 7.1)."""
+    for mask, of_edit in zip(masks, edited, strict=True):
+        original = keep_original(mask, of_edit, original)
+    return original
 
 
 def feather_mask(mask: Tensor, grow: int, feather: int) -> tuple[Tensor, Tensor]:

@@ -33,10 +33,18 @@ def share_settings(prompts: Sequence[PromptWords], settings: MaskSettings) -> li
     ]
 
 
+def choose_settings(
+    prompts: Sequence[PromptWords], own: Sequence[MaskSettings | None], settings: MaskSettings
+) -> list[MaskSettings]:
+    """The settings of each edit: its own, else `settings`, as `share_settings` shares them."""
+    common = share_settings(prompts, settings)
+    return [of_edit or shared for of_edit, shared in zip(own, common, strict=True)]
+
+
 def settings_of_edits(record: AttentionRecord, settings: MaskSettings) -> list[MaskSettings]:
-    """The settings of each edit of a run: its own, else `settings`, as `share_settings` shares them."""
-    common = share_settings([edit.words for edit in record.edits], settings)
-    return [edit.settings or shared for edit, shared in zip(record.edits, common, strict=True)]
+    """`choose_settings` for the edits of a run."""
+    edits = record.edits
+    return choose_settings([edit.words for edit in edits], [edit.settings for edit in edits], settings)
 
 
 def select_edits(record: AttentionRecord, number: int | None) -> list[int]:
@@ -69,3 +77,18 @@ def part_masks(masks: Sequence[InstantMask]) -> list[InstantMask]:
         return list(masks)
     soft, binary = [mask.soft for mask in masks], [mask.binary for mask in masks]
     return [limit_mask(~find_others_pixels(soft, binary, number), mask) for number, mask in enumerate(masks)]
+
+
+def join_masks(masks: Sequence[InstantMask]) -> InstantMask:
+    """The masks of several edits, of one size, as one: of the least `confidence`, and with the first one's words.
+
+    A single one is returned as it is.
+    """
+    if len(masks) == 1:
+        return masks[0]
+    return replace(
+        masks[0],
+        soft=torch.stack([mask.soft for mask in masks]).amax(0),
+        binary=torch.stack([mask.binary for mask in masks]).any(0),
+        confidence=torch.stack([mask.confidence for mask in masks]).amin(0),
+    )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from .tokens import split_names
 
 Method = Literal["attention", "change"]
 RegionSampling = Literal["off", "auto"]
+
+SETTING = re.compile(r",(?=[^,=]*=)")
+"""Where a setting begins in a text of several: behind a comma that is not inside a value."""
+
+YES_NO = {"yes": True, "no": False}
 
 CENTRED_THRESHOLD = 0.5
 """The threshold of the method "change": `maps.centre_threshold` puts Otsu's threshold there."""
@@ -63,6 +71,38 @@ class MaskSettings:
             raise ValueError(
                 f"negative ({self.negative}) must be below positive ({self.positive}), and both between -1 and 1"
             )
+
+
+def read_settings(text: str, base: MaskSettings) -> MaskSettings:
+    """`base` with what a text says: ``name=value`` with commas between, as in ``threshold=0.4,target=red car``.
+
+    The words of `target` have commas between them too; `share` is ``yes`` or ``no``. Raises ``ValueError`` for what
+    says nothing, an unknown name, and a value of another kind or out of range.
+    """
+    values: dict[str, Any] = {}
+    for part in SETTING.split(text):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in vars(base):
+            names = ", ".join(vars(base))
+            raise ValueError(f"a mask setting is written name=value, with one of the names {names}, not {part!r}")
+        if name in values:
+            raise ValueError(f"{name} is there twice")
+        values[name] = _read_value(name, value, getattr(base, name))
+    return replace(base, **values)
+
+
+def _read_value(name: str, text: str, like: Any) -> Any:
+    """The value of a setting out of a text, of the type that `like` has."""
+    if isinstance(like, tuple):
+        return split_names(text)
+    if isinstance(like, str):
+        return text
+    kind = type(like)
+    try:
+        return YES_NO[text.casefold()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        kinds = {bool: "yes or no", int: "a whole number", float: "a number"}
+        raise ValueError(f"{name} must be {kinds[kind]}, not {text!r}") from None
 
 
 PRESETS: Mapping[str, MaskSettings] = MappingProxyType(

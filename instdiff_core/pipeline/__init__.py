@@ -3,5 +3,17 @@
 from .editing import Edit, edit, edit_batch, finish
 from .model import EditModel, Picture, load_mini, load_model
 from .photo import edit_photo
+from .prompts import EditPrompt
 
-__all__ = ["Edit", "EditModel", "Picture", "edit", "edit_batch", "edit_photo", "finish", "load_mini", "load_model"]
+__all__ = [
+    "Edit",
+    "EditModel",
+    "EditPrompt",
+    "Picture",
+    "edit",
+    "edit_batch",
+    "edit_photo",
+    "finish",
+    "load_mini",
+    "load_model",
+]

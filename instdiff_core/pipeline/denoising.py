@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from ..blend import keep_original
+from ..blend import keep_edits
 from ..evidence import Predictions
 from ..noise import NoiseLevel
 from .model import EditModel
@@ -17,8 +17,9 @@ from .model import EditModel
 Progress = Callable[[int, int], None]
 """Called after every step with the number of steps done and the number of all."""
 
-MaskOfStep = Callable[[NoiseLevel, Predictions], Tensor]
-"""The mask ``[B, h, w]`` bool after a step, from its noise level and what the model made of it."""
+MasksOfStep = Callable[[NoiseLevel, Sequence[Predictions]], Sequence[Tensor]]
+"""The mask of each edit ``[B, h, w]`` bool after a step, without overlap, from the step's noise level and what the
+model made of it for each."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ def make_noise(latent: Tensor, seeds: Sequence[int], noise_samples: int = 1) -> 
     return torch.cat(noise).to(latent)
 
 
-def encode_prompts(model: EditModel, prompts: Sequence[str]) -> Tensor:
-    """``[2, prompts, L, D]``: the contexts of empty prompts, then of `prompts`."""
-    return torch.stack([model.context([""]).expand(len(prompts), -1, -1), model.context(prompts)])
+def encode_prompts(model: EditModel, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """``[1 + edits, B, L, D]``: the contexts of empty prompts, then those of each edit, of which `prompts` has B."""
+    return torch.stack([model.context([""]).expand(len(prompts[0]), -1, -1), *map(model.context, prompts)])
 
 
 def denoise(
@@ -68,30 +69,38 @@ def denoise(
     noise: Tensor,
     context: Tensor,
     cfg: float,
-    mask_of_step: MaskOfStep,
+    masks_of_step: MasksOfStep,
     progress: Progress,
 ) -> Tensor:
-    """Add `noise` to the clean latents `start`, denoise them, and keep `image_latents` outside the mask.
+    """Add `noise` to the clean latents `start`, denoise them, and keep `image_latents` outside the masks.
 
-    Latents and noise ``[B, C, h, w]``; `context` ``[2, B, L, D]`` is `encode_prompts`'s; `cfg` is the
-    scale of classifier-free guidance. Returns clean latents ``[B, C, h, w]``.
+    Latents and noise ``[B, C, h, w]``; `context` ``[1 + edits, B, L, D]`` is `encode_prompts`'s; `cfg` is the
+    scale of classifier-free guidance. Every edit has its own guided prediction of the same latents, and counts
+    in its mask. Returns clean latents ``[B, C, h, w]``.
     """
     model, scheduler = schedule.model, schedule.scheduler()
     times = scheduler.timesteps[-schedule.steps :]
     stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     latent: Tensor = scheduler.add_noise(start, noise, times[:1])
     for done, step in enumerate(times, 1):
-        unconditional, conditional = model.predict(latent.repeat(2, 1, 1, 1), step, context.flatten(0, 1)).chunk(2)
-        stepped = scheduler.step(unconditional + cfg * (conditional - unconditional), step, latent)
-        with_prompt, without_prompt = (
-            scheduler.step(prediction, step, latent).pred_original_sample for prediction in (conditional, unconditional)
+        rows = model.predict(latent.repeat(len(context), 1, 1, 1), step, context.flatten(0, 1))
+        unconditional, *conditional = rows.chunk(len(context))
+        stepped = [
+            scheduler.step(unconditional + cfg * (of_edit - unconditional), step, latent) for of_edit in conditional
+        ]
+        without_prompt, *with_prompt = (
+            scheduler.step(prediction, step, latent).pred_original_sample
+            for prediction in (unconditional, *conditional)
         )
-        predictions = Predictions(stepped.pred_original_sample, with_prompt, without_prompt, image_latents)
+        predictions = [
+            Predictions(guided.pred_original_sample, of_edit, without_prompt, image_latents)
+            for guided, of_edit in zip(stepped, with_prompt, strict=True)
+        ]
         signal = scheduler.alphas_cumprod[step].to(latent.device)
-        mask = mask_of_step(NoiseLevel(signal.sqrt(), (1 - signal).sqrt()), predictions)
+        masks = masks_of_step(NoiseLevel(signal.sqrt(), (1 - signal).sqrt()), predictions)
         kept = image_latents
         if done < schedule.steps:
             kept = scheduler.add_noise(image_latents, noise, (step - stride).clamp(min=0)[None])
-        latent = keep_original(mask, stepped.prev_sample, kept)
+        latent = keep_edits(masks, [guided.prev_sample for guided in stepped], kept)
         progress(done, schedule.steps)
     return latent

@@ -15,49 +15,63 @@ from torch.nn import functional
 
 from ..attention import word_maps
 from ..blend import feather_mask, paste
+from ..edits import find_others_pixels, join_masks, part_masks
 from ..evidence import AttentionRecord, Predictions
 from ..noise import NoiseLevel
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings, SamplingOptions
-from ..refine import InstantMask, WordRoles, find_target_words
+from ..refine import InstantMask, WordRoles
 from ..report import collect_facts
-from ..session import MaskSession
+from ..session import EditSessions, MaskSession
 from ..tokens import PromptWords
 from .denoising import Progress, Schedule, denoise, encode_prompts, make_noise
 from .model import EditModel, Picture
+from .prompts import Prompt, ReadEdit, read_edits, split_edits
 from .reading import AttentionReader, Kind
 
 Mask = NDArray[np.bool_]
 """``[H, W]``, true where a picture may change."""
 
 NewSession = Callable[[int, PromptWords, MaskSettings], MaskSession]
-"""The session of a picture of a batch, from its number, its words and the settings."""
+"""The session of an edit of a picture of a batch, from the picture's number, the edit's words and its settings."""
 
 
 @dataclass(frozen=True)
 class Edit:
     """An edited picture and how it came about.
 
-    `picture` has the size of the input, and so has `unfinished`, the sample before the finish. `mask`
-    is the mask of the last step at that size, a batch of one, on the CPU. `latent`
-    ``[1, C, h, w]`` is the sample before the finish: `finish` takes it again with other options.
-    `timings` are seconds: encode, sample, finish.
+    `picture` has the size of the input, and so has `unfinished`, the sample before the finish. `masks`
+    are those of the last step at that size, each a batch of one, on the CPU: one for each prompt of the
+    picture, without overlap. `latent` ``[1, C, h, w]`` is the sample before the finish: `finish` takes it
+    again with other options. `timings` are seconds: encode, sample, finish.
     """
 
     picture: Picture
     unfinished: Picture
-    mask: InstantMask
+    masks: tuple[InstantMask, ...]
     latent: Tensor
     record: AttentionRecord
     timings: dict[str, float]
 
     @property
+    def mask(self) -> InstantMask:
+        """What is edited: the masks as one (`edits.join_masks`)."""
+        return join_masks(self.masks)
+
+    @property
     def facts(self) -> dict[str, Any]:
-        """The facts of the mask (`report.collect_facts`) and the timings, for JSON."""
-        return {**collect_facts(self.mask, self.record.words), "timings": dict(self.timings)}
+        """The facts of the mask (`report.collect_facts`) and the timings, for JSON.
+
+        Of several edits `edits` has those of each, and `mask_area` is that of all.
+        """
+        edits = [collect_facts(mask, record.words) for mask, record in zip(self.masks, self.record.edits, strict=True)]
+        facts = edits[0] if len(edits) == 1 else {"edits": edits, "mask_area": self.mask.binary.float().mean().item()}
+        return {**facts, "timings": dict(self.timings)}
 
 
-def edit(model: EditModel, picture: Picture, prompt: str, *, seed: int = 0, **options: Any) -> Edit:
+def edit(model: EditModel, picture: Picture, prompt: Prompt, *, seed: int = 0, **options: Any) -> Edit:
     """Make `picture` show what the edit prompt says, and change it only where that is (docs/method.md).
+
+    Several prompts are several edits in one sampling, each with its own mask (docs/method.md, 7.1).
 
     `options` are those of `edit_batch`, which says what is raised. The same seed gives the same result.
     """
@@ -68,7 +82,7 @@ def edit(model: EditModel, picture: Picture, prompt: str, *, seed: int = 0, **op
 def edit_batch(
     model: EditModel,
     pictures: Sequence[Picture],
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     seeds: Sequence[int],
     settings: MaskSettings = PRESETS["default"],
@@ -77,7 +91,7 @@ def edit_batch(
     new_session: NewSession = lambda number, words, settings: MaskSession(words, settings),
     progress: Progress | None = None,
 ) -> list[Edit]:
-    """Edit pictures of one size side by side, each by its own prompt and seed.
+    """Edit pictures of one size side by side, each by its own prompt and seed; or by as many prompts as the others.
 
     Pictures of any size are sampled at the nearest size that fits the U-Net. `new_session` makes the
     sessions, for masks that do not come from the `settings`.
@@ -85,36 +99,37 @@ def edit_batch(
     Raises ``ValueError`` for pictures that are not uint8 ``[H, W, 3]`` of one size, a prompt without
     words or too long for the model, and a U-Net that cannot be read.
     """
-    _check_batch(pictures, prompts, seeds)
-    words = _read_words(model, prompts, settings)
-    settings = replace(settings, share=settings.share or sampling.noise_samples > 1)
+    edits = _read_batch(model, pictures, prompts, seeds, settings, share=sampling.noise_samples > 1)
+    texts = _texts(edits)
     report_progress = progress or (lambda done, total: None)
     schedule = Schedule(model, sampling.steps, sampling.strength)
     total = sampling.steps + (finishing.steps if finishing.strength else 0)
 
     started = _now(model.device)
     image_latents = model.encode(pictures)
-    sessions = [new_session(number, prompt_words, settings) for number, prompt_words in enumerate(words)]
+    sessions = [
+        EditSessions([new_session(number, one.words, one.settings) for one in of_picture])
+        for number, of_picture in enumerate(edits)
+    ]
     encoded = _now(model.device)
     latents = _sample(
-        schedule, sampling, image_latents, prompts, seeds, sessions, lambda done, _: report_progress(done, total)
+        schedule, sampling, image_latents, texts, seeds, sessions, lambda done, _: report_progress(done, total)
     )
-    masks = [
-        first_mask(session.final(picture.shape[:2], settings, torch.tensor(picture).permute(2, 0, 1)[None] / 255))
-        for session, picture in zip(sessions, pictures, strict=True)
-    ]
+    masks = [_final_masks(*parts) for parts in zip(sessions, edits, pictures, strict=True)]
     ended = _now(model.device)
     finished = _finish(
-        model, finishing, pictures, image_latents, [mask.binary[0].numpy() for mask in masks], latents, prompts, seeds,
-        lambda done, _: report_progress(sampling.steps + done, total),
+        model, finishing, pictures, image_latents, [[mask.binary[0] for mask in of_picture] for of_picture in masks],
+        latents, texts, seeds, lambda done, _: report_progress(sampling.steps + done, total),
     )  # fmt: skip
     seconds = {"encode": encoded - started, "sample": ended - encoded, "finish": _now(model.device) - ended}
     timings = {name: value / len(pictures) for name, value in seconds.items()}
     unfinished = model.decode(latents, pictures[0].shape[:2])
-    records = [session.record(model.scale) for session in sessions]
+    records = [_record(model, *parts) for parts in zip(sessions, edits, strict=True)]
     return [
-        Edit(picture, sample, mask, latent[None], record, timings)
-        for picture, sample, mask, latent, record in zip(finished, unfinished, masks, latents, records, strict=True)
+        Edit(picture, sample, of_picture, latent[None], record, timings)
+        for picture, sample, of_picture, latent, record in zip(
+            finished, unfinished, masks, latents, records, strict=True
+        )
     ]
 
 
@@ -122,27 +137,27 @@ def edit_batch(
 def record_batch(
     model: EditModel,
     pictures: Sequence[Picture],
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     seeds: Sequence[int],
     settings: MaskSettings = PRESETS["default"],
     sampling: SamplingOptions = SAMPLING,
 ) -> list[AttentionRecord]:
     """What the sampling of `edit_batch` records, with nothing decoded or finished. Raises ``ValueError`` as it does."""
-    _check_batch(pictures, prompts, seeds)
-    sessions = [MaskSession(words, settings) for words in _read_words(model, prompts, settings)]
+    edits = _read_batch(model, pictures, prompts, seeds, settings)
+    sessions = [EditSessions([MaskSession(one.words, one.settings) for one in of_picture]) for of_picture in edits]
     schedule = Schedule(model, sampling.steps, sampling.strength)
-    _sample(schedule, sampling, model.encode(pictures), prompts, seeds, sessions, lambda done, total: None)
-    return [session.record(model.scale) for session in sessions]
+    _sample(schedule, sampling, model.encode(pictures), _texts(edits), seeds, sessions, lambda done, total: None)
+    return [_record(model, *parts) for parts in zip(sessions, edits, strict=True)]
 
 
 @torch.no_grad()
 def finish(
     model: EditModel,
     picture: Picture,
-    mask: Mask,
+    mask: Mask | Sequence[Mask],
     latent: Tensor,
-    prompt: str,
+    prompt: Prompt,
     *,
     options: FinishOptions = FINISH,
     seed: int = 0,
@@ -151,54 +166,70 @@ def finish(
     """Regenerate the masked area so that it agrees with its surroundings, and put it into `picture`.
 
     `mask` ``[H, W]`` has the size of the picture, `latent` ``[1, C, h, w]`` is an edit's, to start
-    from. Outside the grown mask the result is `picture` bit for bit.
+    from. Of several edits each prompt has a mask. Outside the grown mask the result is `picture` bit for bit.
 
-    Raises ``ValueError`` for a picture that is not uint8 ``[H, W, 3]``, and for a mask or a latent of
-    another size.
+    Raises ``ValueError`` for a picture that is not uint8 ``[H, W, 3]``, for a mask or a latent of
+    another size, and for another number of masks than of prompts.
     """
     check_picture(picture)
-    if mask.shape != picture.shape[:2]:
-        raise ValueError(f"the mask is {mask.shape}, the picture {picture.shape[:2]}")
+    texts = [[edit_prompt.text] for edit_prompt in split_edits(prompt)]
+    masks = [mask] if isinstance(mask, np.ndarray) else list(mask)
+    if len(masks) != len(texts):
+        raise ValueError(f"{len(texts)} edit prompts and {len(masks)} masks do not go together")
+    for own in masks:
+        if own.shape != picture.shape[:2]:
+            raise ValueError(f"the mask is {own.shape}, the picture {picture.shape[:2]}")
     size = model.working_size(*picture.shape[:2])
     if tuple(latent.shape[-2:]) != tuple(side // model.scale for side in size):
         raise ValueError(f"the latent {tuple(latent.shape)} is not of a picture of {picture.shape[:2]}")
     image_latents, report_progress = model.encode([picture]), progress or (lambda done, total: None)
-    return _finish(model, options, [picture], image_latents, [mask], latent, [prompt], [seed], report_progress)[0]
+    of_picture = [torch.from_numpy(own) for own in masks]
+    return _finish(model, options, [picture], image_latents, [of_picture], latent, texts, [seed], report_progress)[0]
 
 
 def _sample(
     schedule: Schedule,
     options: SamplingOptions,
     image_latents: Tensor,
-    prompts: Sequence[str],
+    texts: Sequence[Sequence[str]],
     seeds: Sequence[int],
-    sessions: Sequence[MaskSession],
+    sessions: Sequence[EditSessions],
     progress: Progress,
 ) -> Tensor:
-    """Sample ``[pictures, C, h, w]``, whose masks the `sessions` make; of several noise samples, the first of each."""
+    """Sample ``[pictures, C, h, w]``, whose masks the `sessions` make; of several noise samples, the first of each.
+
+    `texts` are `_texts`'s.
+    """
     model, noise_samples = schedule.model, options.noise_samples
-    context = encode_prompts(model, prompts)
+    context = encode_prompts(model, texts)
     reader = AttentionReader(model.unet, (image_latents.shape[-2], image_latents.shape[-1]))
-    matrices = [session.words.matrix(context.shape[2], model.device) for session in sessions]
-    parts = [slice(number * noise_samples, (number + 1) * noise_samples) for number in range(len(sessions))]
+    # as the rows of the U-Net with a prompt: all pictures for the first edit, then all for the second
+    in_order = [of_picture.sessions[number] for number in range(len(texts)) for of_picture in sessions]
+    matrices = [session.words.matrix(context.shape[2], model.device) for session in in_order]
+    parts = [slice(number * noise_samples, (number + 1) * noise_samples) for number in range(len(in_order))]
 
     def observe(kind: Kind, q: Tensor, k: Tensor) -> None:
-        for session, matrix, part in zip(sessions, matrices, parts, strict=True):
+        for session, matrix, part in zip(in_order, matrices, parts, strict=True):
             if kind == "attn2":
                 session.observe_words(word_maps(q[part], k[part], matrix, reader.grid))
             else:
                 session.observe_self_attention(q[part], k[part], reader.grid)
 
-    def mask_of_step(level: NoiseLevel, predictions: Predictions) -> Tensor:
-        masks = [session.step(level, predictions.entries(part)) for session, part in zip(sessions, parts, strict=True)]
-        return torch.cat([mask.expand(noise_samples, -1, -1) for mask in masks if mask is not None])
+    def masks_of_step(level: NoiseLevel, predictions: Sequence[Predictions]) -> list[Tensor]:
+        for of_picture, part in zip(sessions, parts[: len(sessions)], strict=True):
+            for session, of_edit in zip(of_picture.sessions, predictions, strict=True):
+                session.step(level, of_edit.entries(part))
+        masks = [of_picture.masks or [] for of_picture in sessions]
+        return [
+            torch.cat([mask.expand(noise_samples, -1, -1) for mask in of_edit]) for of_edit in zip(*masks, strict=True)
+        ]
 
     repeated = image_latents.repeat_interleave(noise_samples, 0)
     noise = make_noise(image_latents, seeds, noise_samples)
-    with reader.reading(observe):
+    with reader.reading(observe, len(texts)):
         return denoise(
             schedule, repeated, repeated, noise, context.repeat_interleave(noise_samples, 1), options.cfg,
-            mask_of_step, progress,
+            masks_of_step, progress,
         )[::noise_samples]  # fmt: skip
 
 
@@ -207,24 +238,61 @@ def _finish(
     options: FinishOptions,
     pictures: Sequence[Picture],
     image_latents: Tensor,
-    masks: Sequence[Mask],
+    masks: Sequence[Sequence[Tensor]],
     latents: Tensor,
-    prompts: Sequence[str],
+    texts: Sequence[Sequence[str]],
     seeds: Sequence[int],
     progress: Progress,
 ) -> list[Picture]:
-    """`finish` for a batch: `image_latents` and `latents` ``[pictures, C, h, w]``, of the pictures and their edits."""
-    area, alpha = feather_mask(torch.from_numpy(np.stack(masks)).float(), options.grow, options.feather)
+    """`finish` for a batch: `image_latents` and `latents` ``[pictures, C, h, w]``, of the pictures and their edits.
+
+    `masks` are those of the edits of each picture ``[H, W]`` bool, `texts` is `_texts`'s.
+    """
+    by_edit = torch.stack([torch.stack(list(of_picture)) for of_picture in masks], 1)
+    _, alpha = feather_mask(by_edit.any(0).float(), options.grow, options.feather)
     if options.strength:
-        changed = functional.adaptive_max_pool2d(area.float(), latents.shape[-2:]).to(model.device) > 0
+        changed = [
+            mask.to(model.device) for mask in _painted(by_edit, options.grow, (latents.shape[-2], latents.shape[-1]))
+        ]
         latents = denoise(
             Schedule(model, options.steps, options.strength), latents, image_latents,
-            make_noise(image_latents, seeds), encode_prompts(model, prompts), options.cfg,
+            make_noise(image_latents, seeds), encode_prompts(model, texts), options.cfg,
             lambda *_: changed, progress,
         )  # fmt: skip
     edited = model.decode(latents, pictures[0].shape[:2])
     before, after = (torch.from_numpy(np.stack(parts)).float() for parts in (pictures, edited))
     return list(paste(before, after, alpha).round().to(torch.uint8).numpy())
+
+
+def _painted(masks: Tensor, grow: int, size: tuple[int, int]) -> list[Tensor]:
+    """Which latent pixels the finish paints for each edit ``[pictures, h, w]`` bool, without overlap.
+
+    `masks` ``[edits, pictures, H, W]`` bool are grown by `grow`. What two edits would paint belongs to the one
+    whose mask has more of it, of equals to the first.
+    """
+    areas = [feather_mask(mask.float(), grow, 0)[0].float() for mask in masks]
+    painted = [functional.adaptive_max_pool2d(area, size) > 0 for area in areas]
+    shares = [functional.adaptive_avg_pool2d(mask.float(), size) for mask in masks]
+    return [area & ~find_others_pixels(shares, painted, number) for number, area in enumerate(painted)]
+
+
+def _final_masks(sessions: EditSessions, edits: Sequence[ReadEdit], picture: Picture) -> tuple[InstantMask, ...]:
+    """The masks of the edits of a picture, at its size."""
+    pixels = torch.tensor(picture).permute(2, 0, 1)[None] / 255
+    size = picture.shape[0], picture.shape[1]
+    pairs = zip(sessions.sessions, edits, strict=True)
+    return tuple(part_masks([first_mask(session.final(size, one.settings, pixels)) for session, one in pairs]))
+
+
+def _record(model: EditModel, sessions: EditSessions, edits: Sequence[ReadEdit]) -> AttentionRecord:
+    """What was observed of the edits of a picture."""
+    pairs = zip(sessions.records(model.scale), edits, strict=True)
+    return AttentionRecord.joined([replace(record, settings=one.prompt.settings) for record, one in pairs])
+
+
+def _texts(edits: Sequence[Sequence[ReadEdit]]) -> list[list[str]]:
+    """The prompts of the edits of each picture, by edit: those of all pictures for the first, and so on."""
+    return [[one.prompt.text for one in of_edit] for of_edit in zip(*edits, strict=True)]
 
 
 def first_mask(mask: InstantMask) -> InstantMask:
@@ -234,21 +302,32 @@ def first_mask(mask: InstantMask) -> InstantMask:
     return InstantMask(soft, binary, roles, confidence, fits)
 
 
-def _read_words(model: EditModel, prompts: Sequence[str], settings: MaskSettings) -> list[PromptWords]:
-    """The words of the prompts. Raises ``ValueError`` for a prompt that lacks them, or a target of the settings."""
-    words = [model.words(prompt) for prompt in prompts]
-    for prompt_words in words:
-        find_target_words(prompt_words, settings.target)
-    return words
+def _read_batch(
+    model: EditModel,
+    pictures: Sequence[Picture],
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    settings: MaskSettings,
+    share: bool = False,
+) -> list[list[ReadEdit]]:
+    """The edits of each picture; `share`: with one mask for all noise samples, whatever the settings.
 
-
-def _check_batch(pictures: Sequence[Picture], prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    Raises ``ValueError`` for what does not go together, and as `read_edits` does.
+    """
     for picture in pictures:
         check_picture(picture)
     if not pictures or len({picture.shape for picture in pictures}) != 1:
         raise ValueError("the pictures of a batch must be of one size")
     if not len(pictures) == len(prompts) == len(seeds):
         raise ValueError(f"{len(pictures)} pictures, {len(prompts)} prompts and {len(seeds)} seeds do not go together")
+    edits = [read_edits(model, prompt, settings) for prompt in prompts]
+    if len({len(of_picture) for of_picture in edits}) != 1:
+        raise ValueError("the pictures of a batch must have as many edit prompts each")
+    if share:
+        edits = [
+            [replace(one, settings=replace(one.settings, share=True)) for one in of_picture] for of_picture in edits
+        ]
+    return edits
 
 
 def check_picture(picture: Picture) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..blend import feather_mask
-from ..options import FINISH, PRESETS, SAMPLING, FinishOptions
+from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings
+from ..refine import InstantMask
 from ..region import Region, find_regions
 from ..search import QUICK_STEPS, Sighting, find_in_photo, see
 from .editing import Edit, Mask, check_picture, edit, record_batch
 from .model import EditModel, Picture
 from .own_mask import check_own_mask, own_masks
+from .prompts import Prompt, read_edits, split_edits
 
 LARGE = 1.5
 """From how many times the pixels that the model was made for on a picture is edited in a crop."""
@@ -31,7 +34,7 @@ def is_large(model: EditModel, height: int, width: int) -> bool:
 def edit_photo(
     model: EditModel,
     picture: Picture,
-    prompt: str,
+    prompt: Prompt,
     *,
     seed: int = 0,
     mask: Mask | None = None,
@@ -44,12 +47,17 @@ def edit_photo(
     one the mask is found first (`search`), its surroundings are edited in a crop, which finds its own
     mask once more, and the crop is put back. `Edit.latent` and `Edit.record` are then of the crop.
 
+    Several edits are searched one by one, and done in one crop that shows all of them.
+
     With an own `mask` of the picture's size nothing is searched or found: it is edited in there. `options`
-    are those of `edit_batch`, which says what is raised; a mask of another size and an empty one do too.
+    are those of `edit_batch`, which says what is raised; a mask of another size, an empty one, and one for several
+    edits do too.
     """
     check_picture(picture)
     if mask is not None:
         check_own_mask(mask, picture)
+        if len(split_edits(prompt)) > 1:
+            raise ValueError("a mask of one's own is for a single edit prompt")
     pixels, unit = model.native_pixels, model.unit
 
     def edit_inside(part: Picture, mask: Mask | None) -> Edit:
@@ -62,16 +70,20 @@ def edit_photo(
     settings = options.get("settings", PRESETS["default"])
     sampling = options.get("sampling", SAMPLING)
 
-    def look(crops: Tensor, quick: bool) -> Sighting:
+    def look(text: str, own: MaskSettings, crops: Tensor, quick: bool) -> Sighting:
         cuts = list(_in_bytes(crops).numpy())
         steps = min(QUICK_STEPS, sampling.steps) if quick else sampling.steps
         records = record_batch(
-            model, cuts, [prompt] * len(cuts), seeds=[seed] * len(cuts), settings=settings,
+            model, cuts, [text] * len(cuts), seeds=[seed] * len(cuts), settings=own,
             sampling=replace(sampling, steps=steps, noise_samples=1),
         )  # fmt: skip
-        return Sighting.joined([see(record, settings, crop[None]) for record, crop in zip(records, crops, strict=True)])
+        return Sighting.joined([see(record, own, crop[None]) for record, crop in zip(records, crops, strict=True)])
 
-    area = find_in_photo(pictures, look, pixels, unit) if mask is None else torch.from_numpy(mask)[None]
+    if mask is None:
+        looks = [partial(look, each.prompt.text, each.settings) for each in read_edits(model, prompt, settings)]
+        area = torch.stack([find_in_photo(pictures, each, pixels, unit) for each in looks]).any(0)
+    else:
+        area = torch.from_numpy(mask)[None]
     (region,) = find_regions(area, pixels, unit=unit)
     crop = _in_bytes(region.cut(pictures))[0].numpy()
     edited = edit_inside(crop, None if mask is None else (region.cut_mask(area)[0] > 0.5).numpy())
@@ -83,11 +95,16 @@ def _put_back(pictures: Tensor, region: Region, edited: Edit, finishing: FinishO
     grown, _ = feather_mask(edited.mask.binary.float(), finishing.grow, 0)
     _, alpha = feather_mask(grown.float(), SEAM, SEAM)
     finished, unfinished = (_pasted(pictures, region, part, alpha) for part in (edited.picture, edited.unfinished))
+    masks = tuple(_marked(pictures, region, mask) for mask in edited.masks)
+    return replace(edited, picture=finished, unfinished=unfinished, masks=masks)
+
+
+def _marked(pictures: Tensor, region: Region, mask: InstantMask) -> InstantMask:
+    """The mask of a crop as one of the whole photo."""
     soft, binary = (torch.zeros(pictures.shape[:3]) for _ in range(2))
-    region.mark(soft, edited.mask.soft)
-    region.mark(binary, edited.mask.binary.float())
-    mask = replace(edited.mask, soft=soft, binary=binary > 0.5)
-    return replace(edited, picture=finished, unfinished=unfinished, mask=mask)
+    region.mark(soft, mask.soft)
+    region.mark(binary, mask.binary.float())
+    return replace(mask, soft=soft, binary=binary > 0.5)
 
 
 def _pasted(pictures: Tensor, region: Region, crop: Picture, alpha: Tensor) -> Picture:

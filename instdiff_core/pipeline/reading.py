@@ -44,12 +44,15 @@ class AttentionReader:
         self.grid = latent_size[0] // downscale, latent_size[1] // downscale
 
     @contextmanager
-    def reading(self, observe: Observe) -> Iterator[None]:
-        """While this context is open, every call of the U-Net shows `observe` the later half of its batch."""
+    def reading(self, observe: Observe, prompts: int) -> Iterator[None]:
+        """While this context is open, every call of the U-Net shows `observe` what of its batch is not the first part.
+
+        A batch has 1 + `prompts` parts of one size, the first of them without prompt.
+        """
         previous = [layer.processor for _, layer in self._layers]
         try:
             for (kind, layer), processor in zip(self._layers, previous, strict=True):
-                layer.set_processor(_Processor(processor, partial(observe, kind)))
+                layer.set_processor(_Processor(processor, partial(observe, kind), prompts))
             yield
         finally:
             for (_, layer), processor in zip(self._layers, previous, strict=True):
@@ -59,8 +62,8 @@ class AttentionReader:
 class _Processor:
     """An attention processor that shows the conditional entries' queries and keys, and attends as the previous one."""
 
-    def __init__(self, previous: Any, observe: Callable[[Tensor, Tensor], None]) -> None:
-        self.previous, self.observe = previous, observe
+    def __init__(self, previous: Any, observe: Callable[[Tensor, Tensor], None], prompts: int) -> None:
+        self.previous, self.observe, self.prompts = previous, observe, prompts
 
     def __call__(
         self,
@@ -70,7 +73,8 @@ class _Processor:
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        conditional, attended = hidden_states.chunk(2)[1], context.chunk(2)[1]
+        unconditional = len(hidden_states) // (1 + self.prompts)
+        conditional, attended = hidden_states[unconditional:], context[unconditional:]
         q, k = (split_heads(tokens, attn.heads).float() for tokens in (attn.to_q(conditional), attn.to_k(attended)))
         self.observe(q, k)
         output: Tensor = self.previous(attn, hidden_states, encoder_hidden_states, attention_mask)

@@ -14,6 +14,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...instdiff_core.blend import keep_edits
 from ...instdiff_core.evidence import AttentionRecord, Predictions
 from ...instdiff_core.noise import NoiseLevel
 from ...instdiff_core.session import EditSessions
@@ -215,10 +216,8 @@ class InstantMaskRun:
         masks = self.session.masks
         if masks is None:
             return denoised
-        edited = self._model_latent.to(denoised)
-        for mask, each in zip(masks, guided, strict=True):
-            edited = keep_picture(mask, each, edited)
-        return edited
+        edited = keep_edits(masks, [drop_time(each) for each in guided], drop_time(self._model_latent.to(denoised)))
+        return edited.view_as(denoised)
 
     def _close_step(self, level: NoiseLevel, guided: list[Tensor]) -> None:
         """Let every edit with a part in this step make its mask, of the guided prediction of each."""

@@ -9,7 +9,7 @@ from typing import Any
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from torch import Tensor
 
-from ...instdiff_core.edits import share_settings
+from ...instdiff_core.edits import choose_settings
 from ...instdiff_core.options import MaskSettings
 from ...instdiff_core.refine import check_method, find_target_words
 from ...instdiff_core.tokens import Clip, PromptWords, find_framed_words, find_spelling, join_words, prompt_words
@@ -209,5 +209,4 @@ def part_conditioning(conditioning: Conditioning) -> list[Conditioning]:
 
 def settings_of_prompts(prompts: Sequence[EditPrompt], settings: MaskSettings) -> list[MaskSettings]:
     """The settings of each edit: its own, else the sampler's. Raises ``ValueError`` as `share_settings`."""
-    common = share_settings([prompt.words for prompt in prompts], settings)
-    return [prompt.settings or shared for prompt, shared in zip(prompts, common, strict=True)]
+    return choose_settings([prompt.words for prompt in prompts], [prompt.settings for prompt in prompts], settings)

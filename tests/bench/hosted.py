@@ -130,7 +130,7 @@ class _HostedScene:
                 grow=finishing.grow, feather=finishing.feather,
             )  # fmt: skip
         timings = {"sample": sampled - started, "finish": time.perf_counter() - sampled}
-        return Edit(_picture(finished), _picture(unfinished), mask, samples["samples"], record, timings)
+        return Edit(_picture(finished), _picture(unfinished), (mask,), samples["samples"], record, timings)
 
     def difference_mask(self) -> Mask:
         engine = self.engine

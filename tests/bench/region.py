@@ -63,7 +63,7 @@ class Bench:
             finishing |= {"steps": 5, "denoise": 0.25, "grow": 8, "feather": 4}
             finished = self._node("finish", "InpaintFinish", **finishing, **shared)[0]
         pictures = _picture(finished), _picture(self.vae.decode(samples["samples"]))
-        return Edit(*pictures, mask, samples["samples"], record, {"sample": seconds})
+        return Edit(*pictures, (mask,), samples["samples"], record, {"sample": seconds})
 
     @staticmethod
     def _node(module: str, name: str, **inputs: Any) -> Any:

@@ -80,6 +80,19 @@ def test_the_threshold_makes_the_mask_smaller(folder: Path, capsys: pytest.Captu
     assert areas[1] < areas[0]
 
 
+def test_further_edits_come_with_settings_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["edit", "cat.png", "a dog", "--out", "dog.png", "--steps", "2", "--mask", "mask.png"]
+    command_line.main([*command, "--edit", "a red car:threshold=0.9,target=red,car", "--edit", "a tree", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert [len(of_edit["words"]) for of_edit in report["edits"]] == [2, 3, 2]
+    with Image.open(folder / "mask.png") as mask:
+        assert (np.asarray(mask) > 0).mean() == pytest.approx(report["mask_area"], abs=1e-3)
+    command_line.main([*command, "--edit", "a red car"])
+    output = capsys.readouterr().out
+    assert output.startswith("edit 1, 'a dog':\n")
+    assert "edit 2, 'a red car':\n" in output
+
+
 def test_a_deep_transparent_or_grey_picture_is_edited_like_its_plain_colours(folder: Path) -> None:
     with Image.open("cat.png") as image:
         grey = np.asarray(image.convert("L"))
@@ -196,6 +209,12 @@ def test_guard_takes_a_mask_and_says_in_words_what_it_did(folder: Path, capsys: 
         (["edit", "cat.png", "a dog", "--cfg", "-1"], "cfg"),
         (["edit", "cat.png", "a dog", "--seed", "-1"], "seed"),
         (["edit", "cat.png", "a dog", "--mask", "mask.text"], "mask.text"),
+        (["edit", "cat.png", "a dog", "--edit", ""], "no words"),
+        (["edit", "cat.png", "a dog", "--edit", ":threshold=0.4"], "no words"),
+        (["edit", "cat.png", "a dog", "--edit", "a car:threshold=2"], "threshold must be from 0 to 1"),
+        (["edit", "cat.png", "a dog", "--edit", "a car:threshold=high"], "threshold must be a number, not 'high'"),
+        (["edit", "cat.png", "a dog", "--edit", "a car:limit=0.4"], "with one of the names method, threshold"),
+        (["edit", "cat.png", "a dog", "--edit", "a car:target=tree"], "'tree' is not in the edit prompt"),
         (["edit", "cat.png", "a dog", "--mask", "no/mask.png"], "no/mask.png"),
     ],
 )

@@ -59,6 +59,26 @@ def test_several_noise_samples_share_the_mask_of_a_small_thing_in_a_large_photo(
     assert result.picture.shape == picture.shape
 
 
+def test_several_edits_of_a_large_photo_come_out_of_one_crop(
+    model: EditModel, photo: tuple[np.ndarray, np.ndarray]
+) -> None:
+    picture, truth = photo
+    result = edit_photo(model, picture, ["a frog on the grass", "a cat on the sand"], seed=1, **FEW)
+    first, second = (mask.binary[0].numpy() for mask in result.masks)
+    assert result.picture.shape == picture.shape
+    assert first.shape == second.shape == truth.shape
+    assert not (first & second).any()
+    assert np.array_equal(first | second, result.mask.binary[0].numpy())
+    assert (first & truth).sum() > (second & truth).sum()
+    assert (second & ~truth).sum() > (first & ~truth).sum()
+
+
+def test_a_mask_of_ones_own_is_for_a_single_edit(model: EditModel) -> None:
+    picture = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="for a single edit prompt"):
+        edit_photo(model, picture, ["a dog", "a frog"], mask=np.ones((64, 64), bool))
+
+
 def test_a_large_picture_of_another_kind_is_refused(model: EditModel) -> None:
     with pytest.raises(ValueError, match="uint8"):
         edit_photo(model, np.zeros((600, 600, 3), np.float32), "a dog")
