@@ -46,10 +46,6 @@ class Batch(Protocol):
         """``(height, width)`` of the latents that masks are made for."""
         ...
 
-    def words(self) -> list[PromptWords]:
-        """Those of each edit prompt."""
-        ...
-
     def edit(self, approach: Approach) -> list[Edit]:
         """Every scene's edit."""
         ...

@@ -19,7 +19,6 @@ from instdiff_core.options import FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Edit, Picture
 from instdiff_core.pipeline.editing import first_mask
 from instdiff_core.session import MaskSession
-from instdiff_core.tokens import PromptWords
 
 from .common import Mask
 from .engines import Approach
@@ -81,9 +80,6 @@ class HostedBatch:
     def latent_size(self) -> tuple[int, int]:
         height, width = self.each[0].latent["samples"].shape[-2:]
         return height, width
-
-    def words(self) -> list[PromptWords]:
-        return [scene.positive[0][1]["instdiff_prompt"].words for scene in self.each]
 
     @torch.inference_mode()
     def edit(self, approach: Approach) -> list[Edit]:

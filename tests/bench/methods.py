@@ -84,8 +84,11 @@ def _fixed(masks: Sequence[Mask], size: tuple[int, int]) -> NewSession:
 
 def _decided(batch: Batch, decide: Callable[[list[int], Evidence, Tensor], Tensor]) -> NewSession:
     """Makes the sessions of pictures whose masks are decided on the numbers of the target's words, too."""
-    numbers = [word_numbers(*each) for each in zip(batch.words(), batch.scenes, strict=True)]
-    return lambda number, *session: _Decided(partial(decide, numbers[number]), *session)
+
+    def new_session(number: int, words: PromptWords, *session: Any) -> MaskSession:
+        return _Decided(partial(decide, word_numbers(words, batch.scenes[number])), words, *session)
+
+    return new_session
 
 
 def _diffedit(batch: Batch) -> Approach:

@@ -22,6 +22,9 @@ from instdiff_core.mini.scenes import (
 SEED = 7_000_003
 """The first part of every scene's seed. Training seeds with single numbers around 20240107."""
 
+TWO_EDITS = 100
+"""The second part of the seeds of `two_edits`; the groups have their numbers there."""
+
 Mask = NDArray[np.bool_]
 
 
@@ -32,7 +35,8 @@ class Scene:
     `truth` is what the edit should change: none where no exact answer exists. `source_prompt`
     says what the picture shows, `prompt` what it is to show, `target` the word of it that is new,
     and `words` those that belong to it. `source` is the object that is there, if any; `kept` and
-    `kept_mask` are an object that must stay.
+    `kept_mask` are an object that must stay. Of several edits in one run `edits` has each as a scene of
+    its own, of the same picture; the rest is then of all of them together.
     """
 
     picture: Picture
@@ -44,6 +48,12 @@ class Scene:
     source: str | None = None
     kept: str | None = None
     kept_mask: Mask | None = None
+    edits: tuple[Scene, ...] = ()
+
+    @property
+    def prompts(self) -> list[str]:
+        """The edit prompt of each edit."""
+        return [edit.prompt for edit in self.edits] or [self.prompt]
 
 
 def scenes(group: str, count: int, offset: int = 0) -> Iterator[Scene]:
@@ -51,6 +61,15 @@ def scenes(group: str, count: int, offset: int = 0) -> Iterator[Scene]:
     number = list(GROUPS).index(group)
     for scene in range(offset, offset + count):
         yield GROUPS[group](np.random.default_rng([SEED, number, scene]))
+
+
+def two_edits(count: int, offset: int = 0) -> Iterator[Scene]:
+    """Scenes of two objects, each to become another, from number `offset` on; each is the same in every run.
+
+    The prompt of an edit says what the picture shows after this edit alone.
+    """
+    for scene in range(offset, offset + count):
+        yield _two_edits(np.random.default_rng([SEED, TWO_EDITS, scene]))
 
 
 def _pick(rng: np.random.Generator, names: list[str], count: int) -> list[str]:
@@ -102,6 +121,24 @@ def _two_objects(rng: np.random.Generator) -> Scene:
         " and ".join(with_article((name, kept)[place]) for place in order) for name in (source, target)
     )
     return Scene(picture, masks[0], source_prompt, prompt, target, (target,), source, kept, masks[1])
+
+
+def _two_edits(rng: np.random.Generator) -> Scene:
+    before, after = np.split(np.array(_pick(rng, object_words(), 4)), 2)
+    picture, masks = compose(rng, list(before), _pick(rng, background_words(), 1)[0])
+    order = rng.permutation(2)
+
+    def prompt_of(*names: str) -> str:
+        return " and ".join(with_article(str(names[place])) for place in order)
+
+    source_prompt, prompt = prompt_of(*before), prompt_of(*after)
+    prompts = prompt_of(after[0], before[1]), prompt_of(before[0], after[1])
+    edits = tuple(
+        Scene(picture, mask, source_prompt, own, str(target), (str(target),), str(source))
+        for mask, own, target, source in zip(masks, prompts, after, before, strict=True)
+    )
+    words = tuple(map(str, after))
+    return Scene(picture, masks[0] | masks[1], source_prompt, prompt, words[0], words, edits=edits)
 
 
 def _phrase(rng: np.random.Generator) -> Scene:

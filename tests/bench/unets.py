@@ -17,7 +17,6 @@ from instdiff_core.options import DiffEditOptions, FinishOptions, SamplingOption
 from instdiff_core.pipeline import Edit, EditModel, Picture, edit_batch, load_mini, load_model
 from instdiff_core.pipeline.diffedit import find_masks
 from instdiff_core.pipeline.model import load_rows
-from instdiff_core.tokens import PromptWords
 
 from .common import Mask, device
 from .engines import Approach
@@ -114,14 +113,11 @@ class UNetBatch:
         height, width = self.model.working_size(*self.scenes[0].picture.shape[:2])
         return height // self.model.scale, width // self.model.scale
 
-    def words(self) -> list[PromptWords]:
-        return [self.model.words(scene.prompt) for scene in self.scenes]
-
     def edit(self, approach: Approach) -> list[Edit]:
         return edit_batch(
             self.model,
             [scene.picture for scene in self.scenes],
-            [scene.prompt for scene in self.scenes],
+            [scene.prompts for scene in self.scenes],
             seeds=self.seeds,
             settings=approach.settings,
             sampling=self.sampling,

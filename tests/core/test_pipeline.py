@@ -250,6 +250,14 @@ def test_pictures_side_by_side_have_several_edits_each(model: EditModel, two_thi
     assert (np.abs(alone.picture.astype(int) - edits[0].picture) > 8).mean() < 0.02
 
 
+def test_noise_samples_share_the_mask_of_each_edit(model: EditModel, two_things: np.ndarray) -> None:
+    options = FEW | {"sampling": SamplingOptions(1, noise_samples=3)}
+    result = edit(model, two_things, ["a frog", "a red car"], **options)
+    assert [record.maps.shape[1:3] for record in result.record.edits] == [(3, 2 + 2), (3, 2 + 3)]
+    assert [mask.soft.shape for mask in result.masks] == [(1, 128, 128)] * 2
+    assert len(result.latent) == 1
+
+
 def test_several_edits_that_do_not_go_together_are_refused(
     model: EditModel, picture: np.ndarray, latent: torch.Tensor
 ) -> None:
