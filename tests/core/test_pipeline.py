@@ -215,7 +215,7 @@ def test_in_masks_of_ones_own_each_part_is_what_its_prompt_alone_makes_of_it(
         def new_session(number: int, words: Any, *session: Any) -> OwnMaskSession:
             return OwnMaskSession(masks[" ".join(words.texts)], (height, width), model.device, words, *session)
 
-        options = {"sampling": SamplingOptions(1), "finishing": FinishOptions(1, strength=0)}
+        options: dict[str, Any] = {"sampling": SamplingOptions(1), "finishing": FinishOptions(1, strength=0)}
         return edit(model, picture, list(masks), new_session=new_session, **options).latent
 
     together = sampled({prompts[0]: left, prompts[1]: ~left})
