@@ -202,6 +202,10 @@ STRUCTURES: list[Any] = [
 ]  # fmt: skip
 
 
+ADDED = ("extra", "steps2", "", "self", "cls", "prompt", "__class__", f"../{ESCAPE}", "noise_mask")
+"""Names of inputs that no node has."""
+
+
 def cases(seed: int, count: int) -> Iterator[Case]:
     """The same cases for the same seed."""
     dice = random.Random(seed)
@@ -223,18 +227,25 @@ def _spoil(graph: Graph, dice: random.Random) -> str:
     if dice.random() < 0.06:
         del inputs[key]
         return f"{name}.{key} left out"
-    inputs[key] = dice.choice(KINDS)(dice, graph, name)
+    value = dice.choice(KINDS)(dice, graph, name)
+    inputs[key] = _followable(value, dice) if key in ADDED else value
     if key in COSTLY and not isinstance(inputs[key], list) and _as_count(inputs[key]) > 2:
         inputs[key] = -3
     return f"{name}.{key} = {_short(inputs[key])}"
 
 
 def _add(name: str, inputs: dict[str, Any], dice: random.Random, graph: Graph) -> str:
-    key = dice.choice(("extra", "steps2", "", "self", "cls", "prompt", "__class__", f"../{ESCAPE}", "noise_mask"))
-    value = dice.choice(KINDS)(dice, graph, name)
-    # of inputs that do not exist the host follows the links, unchecked: a missing output ends its worker thread
-    inputs[key] = [dice.choice(("model", "scene")), 0] if isinstance(value, list) else value
+    key = dice.choice(ADDED)
+    inputs[key] = _followable(dice.choice(KINDS)(dice, graph, name), dice)
     return f"{name} has {key!r} = {_short(inputs[key])}"
+
+
+def _followable(value: Any, dice: random.Random) -> Any:
+    """The value of an input that does not exist.
+
+    The host follows the links of such, unchecked: a node or an output that is missing ends its worker thread.
+    """
+    return [dice.choice(("model", "scene")), 0] if isinstance(value, list) else value
 
 
 def _as_count(value: Any) -> float:
