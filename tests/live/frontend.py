@@ -96,6 +96,10 @@ class Frontend:
         """Change one of ComfyUI's settings."""
         self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value])
 
+    def command(self, name: str) -> None:
+        """Run one of the frontend's commands, as its menus and keys do."""
+        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
+
     def theme(self, name: str) -> None:
         """Show the page in the theme ``dark`` or ``light``."""
         self.set("Comfy.ColorPalette", name)
