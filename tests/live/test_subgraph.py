@@ -115,7 +115,7 @@ def test_it_is_found_by_its_name_placed_and_run(frontend, placed):
     page = frontend.page
     frontend.reload()
     page.evaluate("app.graph.clear()")
-    page.mouse.dblclick(600, 600)
+    frontend.command("Workspace.SearchBox.Toggle")
     page.get_by_role("combobox", name="Add a node").fill(placed["title"].lower())
     page.get_by_role("option", name=placed["title"]).first.click()
     page.mouse.click(600, 300)
