@@ -25,12 +25,17 @@ def share_settings(prompts: Sequence[PromptWords], settings: MaskSettings) -> li
     """
     if len(prompts) == 1:
         return [settings]
-    words, length = (word for prompt in prompts for word in prompt.words), max(prompt.length for prompt in prompts)
-    find_target_words(PromptWords(tuple(words), (), (), length), settings.target)
+    find_target_words(join_prompts(prompts), settings.target)
     return [
         replace(settings, target=tuple(name for name in settings.target if find_words(prompt, name)))
         for prompt in prompts
     ]
+
+
+def join_prompts(prompts: Sequence[PromptWords]) -> PromptWords:
+    """The words of several prompts, one after the other, without start and end: names are looked for in them."""
+    words = tuple(word for prompt in prompts for word in prompt.words)
+    return PromptWords(words, (), (), max(prompt.length for prompt in prompts))
 
 
 def choose_settings(

@@ -23,17 +23,13 @@ class EditRefineries:
     ) -> None:
         self.edits = [Refinery(edit, own, pictures) for edit, own in zip(record.edits, settings, strict=True)]
 
-    def find_allowed(self, edit: int, mask: InstantMask, steps: int, number: int) -> Tensor | None:
-        """Where the `mask` of an edit ``[1, H, W]``, made of the same steps and picture, may be; None: everywhere.
+    def find_own_pixels(self, edit: int, mask: InstantMask, steps: int, number: int) -> Tensor:
+        """Where a pixel belongs to no other edit, as the settings of these have it, ``[H, W]`` bool.
 
-        It may be in its noise mask, and not where a pixel belongs to another edit as that one's settings have it.
+        `mask` ``[1, H, W]`` is the one of this edit, made of the same steps and picture.
         """
-        allowed = self.edits[edit].noise_mask(number)
-        if len(self.edits) == 1:
-            return allowed
         masks = [mask if other == edit else each.finish(steps, number) for other, each in enumerate(self.edits)]
-        own = ~find_others_pixels([each.soft for each in masks], [each.binary for each in masks], edit)[0]
-        return own if allowed is None else own & allowed
+        return ~find_others_pixels([each.soft for each in masks], [each.binary for each in masks], edit)[0]
 
 
 class Refinery:

@@ -41,14 +41,14 @@ KEPT_RECORDS, KEPT_BYTES = 4, 2**30
 class Question:
     """What mask is wanted: of which record, by which words (none: the settings'), after how many steps (0: all).
 
-    `edit` counts the edits of the run from 1 on; questions may lack it.
+    `edit` counts the edits of the run from 1 on, 0 means all of them; questions may lack it.
     """
 
     record: str
     words: tuple[str, ...]
     steps: int
     picture: int
-    edit: int = 1
+    edit: int = 0
 
     @classmethod
     def read(cls, text: bytes) -> Question:
@@ -59,13 +59,13 @@ class Question:
             raise ValueError("the question is no JSON") from None
         if not isinstance(values, dict) or {*values, "edit"} != {"record", "words", "steps", "picture", "edit"}:
             raise ValueError("a question has record, words, steps and picture, and may have edit")
-        values = {"edit": 1, **values}
+        values = {"edit": 0, **values}
         record, words = values["record"], values["words"]
         if not isinstance(record, str) or not isinstance(words, list) or not all(isinstance(x, str) for x in words):
             raise ValueError("record must be a name, and words a list of texts")
-        for name, least in (("steps", 0), ("picture", 0), ("edit", 1)):
-            if type(values[name]) is not int or values[name] < least:
-                raise ValueError(f"{name} must be a whole number from {least} on")
+        for name in ("steps", "picture", "edit"):
+            if type(values[name]) is not int or values[name] < 0:
+                raise ValueError(f"{name} must be a whole number from 0 on")
         return cls(record, tuple(words), values["steps"], values["picture"], values["edit"])
 
 

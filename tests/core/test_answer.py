@@ -29,7 +29,7 @@ def refinery_of(record: AttentionRecord, settings: MaskSettings) -> EditRefineri
 
 
 def ask(
-    refineries: EditRefineries, words: tuple[str, ...] = (), steps: int = 0, number: int = 0, edit: int = 1
+    refineries: EditRefineries, words: tuple[str, ...] = (), steps: int = 0, number: int = 0, edit: int = 0
 ) -> dict[str, Any]:
     """The answer's tensors and its entries."""
     file = answer_question(refineries, words, steps, number, edit)
@@ -44,7 +44,7 @@ def test_cut_at_any_threshold_of_the_editor_it_is_the_mask_to_the_pixel(threshol
     settings = replace(DEFAULT, threshold=threshold, min_area=0)
     answer = ask(refinery_of(record, settings))
     reached = sum(level <= threshold for level in answer["levels"])
-    assert np.array_equal(answer["soft"] >= reached, refine_record(record, settings).binary[0])
+    assert np.array_equal(answer["soft"][0] >= reached, refine_record(record, settings).binary[0])
 
 
 def test_a_pixel_on_a_level_reaches_it_and_one_just_below_does_not():
@@ -62,7 +62,7 @@ def test_the_noise_mask_comes_beside_the_soft_mask_that_does_not_end_at_it():
     plain, masked = (ask(refinery_of(source, DEFAULT)) for source in (record, replace(record, noise_mask=noise_mask)))
     assert "noise_mask" not in plain
     assert torch.equal(masked["soft"], plain["soft"])
-    assert torch.equal(masked["noise_mask"].bool(), noise_mask[0].repeat_interleave(8, 0).repeat_interleave(8, 1))
+    assert torch.equal(masked["noise_mask"][0].bool(), noise_mask[0].repeat_interleave(8, 0).repeat_interleave(8, 1))
 
 
 def test_it_tells_what_the_run_was():
@@ -70,7 +70,7 @@ def test_it_tells_what_the_run_was():
     answer = ask(refinery_of(make_record(WORDS, batch=2, steps=4), settings))
     assert answer["words"] == list(WORDS)
     assert (answer["steps"], answer["batch"]) == (4, 2)
-    assert (answer["target"], answer["threshold"], answer["min_area"]) == (["grass"], 0.4, 0.1)
+    assert (answer["target"], answer["thresholds"], answer["min_areas"]) == (["grass"], [0.4], [0.1])
 
 
 def test_roles_are_those_of_the_mask():
@@ -79,7 +79,7 @@ def test_roles_are_those_of_the_mask():
         mask = refine_record(record, replace(DEFAULT, target=words))
         for number in (0, 1):
             answer = ask(refinery_of(record, DEFAULT), words, number=number)
-            assert answer["index"] == mask.roles.index[number]
+            assert answer["indices"] == [mask.roles.index[number]]
             assert answer["weights"] == mask.roles.weights[number].tolist()
             assert answer["fits"] == mask.fits[number]
 
@@ -128,3 +128,27 @@ def test_more_steps_than_there_are_mean_all():
 def test_a_picture_that_is_not_there_is_refused(number):
     with pytest.raises(IndexError, match=f"no picture {number}"):
         ask(refinery_of(make_record(WORDS, batch=2), DEFAULT), number=number)
+
+
+def test_all_edits_are_told_one_after_the_other():
+    edits = [make_record(WORDS, seed=1), make_record(("a", "red", "car"), seed=2)]
+    settings = [DEFAULT, replace(DEFAULT, threshold=0.4, target=("car",))]
+    refineries = EditRefineries(AttentionRecord.joined(edits), settings)
+    every, *single = (ask(refineries, ("frog",), edit=edit) for edit in (0, 1, 2))
+    assert every["words"] == [*WORDS, "a", "red", "car"]
+    assert every["numbers"] == {"a": [0, 6], "Frog": [1, 5], "on": [2], "the": [3], "grass": [4]} | {
+        "frog": [1, 5], "red": [7], "car": [8]
+    }  # fmt: skip
+    for name in ("soft", "word_maps"):
+        assert torch.equal(every[name], torch.cat([answer[name] for answer in single])), name
+    for name in ("thresholds", "min_areas", "weights"):
+        assert every[name] == [value for answer in single for value in answer[name]], name
+    assert every["indices"] == [single[0]["indices"][0], 6 + single[1]["indices"][0]]
+    assert every["edits"] == [" ".join(edit.words.texts) for edit in edits]
+    assert "own" not in every
+
+
+@pytest.mark.parametrize("edit", [-1, 2])
+def test_an_edit_that_is_not_there_is_refused(edit):
+    with pytest.raises(IndexError, match="there is no edit"):
+        ask(refinery_of(make_record(WORDS), DEFAULT), edit=edit)

@@ -12,9 +12,11 @@ import torch
 from instdiff_core.answer import answer_question
 from instdiff_core.components import clean_masks
 from instdiff_core.corrections import Corrections
+from instdiff_core.edits import part_masks
+from instdiff_core.evidence import AttentionRecord
 from instdiff_core.export import export_record, import_record
 from instdiff_core.options import PRESETS, MaskShape
-from instdiff_core.refine import refine_record
+from instdiff_core.refine import refine_record, retouch_mask
 from instdiff_core.refinery import EditRefineries
 from instdiff_core.shape import shape_masks
 from tests.corrections import NOT_CORRECTIONS
@@ -43,20 +45,39 @@ def test_every_threshold_cuts_what_python_cuts(editor, settings, masked, min_are
             assert np.array_equal(editor.cut(answer, threshold), wanted)
 
 
+@pytest.mark.parametrize("shape", [MaskShape(), MaskShape(True, 3, 9)], ids=["as found", "retouched"])
+def test_of_several_edits_one_or_all_are_cut_as_in_python(editor, shape):
+    """Each with settings and a noise mask of its own; the shape is changed of those that are shown alone."""
+    edits = [make_record(WORDS, seed=1), make_record(("a", "red", "car"), seed=2)]
+    noise_mask = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.3
+    edits[1] = replace(edits[1], image_latent=edits[0].image_latent, noise_mask=noise_mask)
+    settings = [PRESETS["default"], replace(PRESETS["default"], threshold=0.4, target=("car",), min_area=0.1)]
+    joined = AttentionRecord.joined(edits)
+    refineries = EditRefineries(*import_record(export_record(joined, settings, None)))
+    for words, threshold in ((), 0), (("grass",), 0.55), (("frog", "red"), 0):
+        for shown in range(3):
+            chosen = [0, 1] if shown == 0 else [shown - 1]
+            masks = []
+            for number, (record, own) in enumerate(zip(edits, settings, strict=True)):
+                if number in chosen:
+                    named = tuple(name for name in words if name in record.words.texts)
+                    own = replace(own, target=named or own.target, threshold=threshold or own.threshold)
+                mask = refine_record(record, own)
+                if number in chosen:
+                    mask = retouch_mask(mask, shape, Corrections({}), record.noise_mask)
+                masks.append(mask)
+            wanted = torch.stack([part_masks(masks)[number].binary[0] for number in chosen]).any(0).numpy()
+            answer = answer_question(refineries, words, 0, 0, shown)
+            assert np.array_equal(editor.cut(answer, threshold, shape), wanted), (words, threshold, shown)
+
+
 def test_any_mask_is_cleaned_as_in_python(editor):
     generator = np.random.default_rng(0)
-    clean = """async ([pixels, width, least]) => {
-        const { clean } = await import("/widget/components.js");
-        const mask = Uint8Array.from(pixels);
-        clean(mask, width, least);
-        return [...mask];
-    }"""
     for number in range(60):
         size = generator.integers(1, 40, 2)
         mask, least = generator.random(size) < generator.choice([0, 0.2, 0.4, 0.6, 0.9, 1]), number % 11 / 10
-        cleaned = editor.page.evaluate(clean, [mask.astype(int).ravel().tolist(), int(size[1]), least])
         wanted = clean_masks(torch.from_numpy(mask)[None], least)[0].numpy()
-        assert np.array_equal(np.array(cleaned, bool).reshape(size), wanted), (number, size, least)
+        assert np.array_equal(editor.clean(mask, least), wanted), (number, size, least)
 
 
 def test_any_mask_takes_the_shape_that_it_takes_in_python(editor):

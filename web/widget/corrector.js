@@ -1,7 +1,7 @@
 import { Brush } from "./brush.js";
 import { UNITS, correct, readCorrections, toStroke } from "./corrections.js";
 import { History } from "./history.js";
-import { keepInside } from "./mask.js";
+import { join, keepInside } from "./mask.js";
 import { Parts, findParts } from "./parts.js";
 import { DROPPED } from "./picture.js";
 import { Tools } from "./tools.js";
@@ -75,20 +75,25 @@ export class Corrector {
   }
 
   /**
-   * Correct a mask of 0 and 1, which is changed, and show its parts.
+   * Correct the masks of 0 and 1 of an answer's layers, which are changed, and show the parts of all of them together.
    *
-   * @param {Uint8Array} mask
-   * @param {{ soft: Uint8Array, width: number, height: number, noiseMask?: Uint8Array }} answer that it was cut from
+   * @param {Uint8Array[]} masks
+   * @param {import("../answer.js").Answer} answer that they were cut from
    * @param {number} number of the picture
-   * @returns {Uint8Array} the mask with `DROPPED` where parts were dropped
+   * @returns {{ mask: Uint8Array, shown: Uint8Array }} one mask; and the same with `DROPPED` where parts were dropped
    */
-  correct(mask, { soft, width, height, noiseMask }, number) {
+  correct(masks, { layers, soft, width, height }, number) {
     this._number = number;
     this._size = [width, height];
     const { stroke } = this._brush;
     const drawn = stroke ? [{ name: stroke.name, places: stroke.points.map((point) => point.map(Math.round)) }] : [];
-    const pieces = correct(mask, width, [...this._actions, ...drawn]);
-    keepInside(mask, noiseMask);
+    const pieces = layers.flatMap(({ noiseMask, own }, layer) => {
+      const gone = correct(masks[layer], width, [...this._actions, ...drawn]);
+      keepInside(masks[layer], noiseMask);
+      keepInside(masks[layer], own);
+      return gone;
+    });
+    const mask = join(masks);
     this._parts = findParts(mask, soft, width, pieces);
     this._buttons.show(this._parts, width, height, this._fixed);
     this._tools.show({
@@ -101,7 +106,7 @@ export class Corrector {
     for (const { action, runs } of this._parts) {
       for (let run = 0; action && run < runs.length; run += 2) shown.fill(DROPPED, runs[run], runs[run + 1]);
     }
-    return shown;
+    return { mask, shown };
   }
 
   /**

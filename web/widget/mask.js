@@ -4,31 +4,44 @@ import { shaped } from "./shape.js";
 /** @typedef {import("../answer.js").Answer} Answer */
 
 /**
- * The mask of an answer, cut at a threshold, without specks and holes, inside the noise mask, and then in a shape.
+ * The mask of each layer of an answer, cut at a threshold, without specks and holes, inside the noise mask, and then in a shape.
  *
  * @param {Answer} answer
- * @param {number} threshold
+ * @param {number} threshold 0: that of each layer's settings
  * @param {import("./shape.js").Shape} shape
- * @returns {Uint8Array} 1 where the mask is
+ * @returns {Uint8Array[]} 1 where the mask is
  */
-export function cut({ soft, width, levels, min_area: minArea, noiseMask }, threshold, shape) {
-  const least = levels.filter((level) => level <= threshold).length;
-  const mask = new Uint8Array(soft.length);
-  for (let i = 0; i < mask.length; i++) mask[i] = soft[i] >= least ? 1 : 0;
-  clean(mask, width, minArea);
-  keepInside(mask, noiseMask);
-  return shaped(mask, width, shape);
+export function cut({ layers, width, levels }, threshold, shape) {
+  return layers.map(({ soft, noiseMask, threshold: ofSettings, minArea }) => {
+    const least = levels.filter((level) => level <= (threshold || ofSettings)).length;
+    const mask = new Uint8Array(soft.length);
+    for (let i = 0; i < mask.length; i++) mask[i] = soft[i] >= least ? 1 : 0;
+    clean(mask, width, minArea);
+    keepInside(mask, noiseMask);
+    return shaped(mask, width, shape);
+  });
 }
 
 /**
- * Take out of a mask what is outside the noise mask, if there is one.
+ * One mask of several.
+ *
+ * @param {Uint8Array[]} masks
+ */
+export function join([first, ...others]) {
+  const joined = first.slice();
+  for (const other of others) for (let i = 0; i < joined.length; i++) joined[i] |= other[i];
+  return joined;
+}
+
+/**
+ * Take out of a mask what is outside another one, if there is one.
  *
  * @param {Uint8Array} mask
- * @param {Uint8Array | undefined} noiseMask
+ * @param {Uint8Array | undefined} other
  */
-export function keepInside(mask, noiseMask) {
-  if (!noiseMask) return;
-  for (let i = 0; i < mask.length; i++) mask[i] &= noiseMask[i];
+export function keepInside(mask, other) {
+  if (!other) return;
+  for (let i = 0; i < mask.length; i++) mask[i] &= other[i];
 }
 
 /**

@@ -2,6 +2,7 @@ import { Refusal } from "../answer.js";
 import { Corrector } from "./corrector.js";
 import { button, make } from "./dom.js";
 import { cut, wordsAt } from "./mask.js";
+import { Pager } from "./pager.js";
 import { Picture } from "./picture.js";
 import { Questions } from "./questions.js";
 import { Readout } from "./readout.js";
@@ -13,9 +14,9 @@ const MOST_ACTING = 5;
 /**
  * @typedef {import("./shape.js").Shape} Shape
  * @typedef {Shape & { threshold: number, words: string[], steps: number, corrections: string, edit: number }} Choice
- *   What the user chose; 0 and no words: as the settings have it, all steps, all edits, of which the first is shown.
+ *   What the user chose; 0 and no words: as the settings have it, all steps, all edits.
  * @typedef {{ words: string[], steps: number, picture: number, edit: number }} Question
- *   What a soft mask depends on; `picture` is its number in the batch, `edit` that of the edit, from 1 on.
+ *   What a soft mask depends on; `picture` is its number in the batch, `edit` that of the edit, from 1 on; 0: all.
  * @typedef {import("../answer.js").Answer} Answer
  * @typedef {{ pictures: ImageData[], ask: (question: Question) => Promise<Answer> }} Run
  *   `pictures`: none, one for all, or one for each of the batch; `ask` rejects with a `Refusal` where there is no mask.
@@ -53,10 +54,9 @@ export class MaskEditor {
     /** @type {Map<string, number[]>} the words that each name covers; none: it is not in the edit prompt */
     this._numbers = new Map();
     this._refusal = ""; // why there is no other mask than the one that is shown
-    this._number = 0;
     /** @type {Place | null} */
     this._place = null;
-    /** @type {{ answer: Answer, name: string, mask: Uint8Array } | null} the mask before corrections, which move faster */
+    /** @type {{ answer: Answer, name: string, masks: Uint8Array[] } | null} the masks before corrections, which move faster */
     this._cut = null;
     this._scheduled = 0;
     /** @type {Questions<Asked, Answer>} */
@@ -74,13 +74,13 @@ export class MaskEditor {
       say: (text) => this._readout.say(text),
     });
     this._edits = new Toolbar({ class: "instdiff-words", "aria-label": texts.edits, hidden: "" }, (number) =>
-      this._commit({ edit: number + 1 }),
+      this._commit({ edit: number }),
     );
     this._words = new Words(texts, (number) => this._toggle(number));
     this._origin = make("span", { role: "status" });
     this._forget = button(texts.forget, () => this._commit({ words: [] }));
     this._area = make("span", { class: "instdiff-area" });
-    this._pages = this._pager();
+    this._pages = new Pager(texts, () => this._schedule());
     this._threshold = this._slider(texts.threshold, { min: "0.01", max: "1", step: "0.01" }, "threshold");
     this._reset = button("↺", () => this._commit({ threshold: 0 }), texts.reset);
     this._threshold.value.before(this._reset);
@@ -93,7 +93,7 @@ export class MaskEditor {
       this._picture.element,
       this._readout.element,
       ...this._corrector.elements,
-      this._pages.row,
+      this._pages.element,
       make("div", { class: "instdiff-row" }, this._origin, this._forget, this._area),
       this._edits.element,
       this._words.element,
@@ -176,17 +176,6 @@ export class MaskEditor {
     return name === "steps" && value === this._shown?.answer.steps ? 0 : value;
   }
 
-  _pager() {
-    const value = make("span", { role: "status" });
-    const turn = (/** @type {number} */ by) => {
-      this._number += by;
-      this._schedule();
-    };
-    const previous = button("‹", () => turn(-1), this._texts.previous);
-    const next = button("›", () => turn(1), this._texts.next);
-    return { row: make("div", { class: "instdiff-row" }, previous, value, next), previous, next, value };
-  }
-
   /** @param {Partial<Choice>} part */
   _commit(part) {
     this._change(part);
@@ -246,15 +235,10 @@ export class MaskEditor {
     });
   }
 
-  /** The number of the edit that is shown. */
-  get _edit() {
-    return this._choice.edit || 1;
-  }
-
   /** Ask for the mask of the choice, once. */
   _ask() {
-    const { words, steps } = this._choice;
-    const question = { words, steps, picture: this._number, edit: this._edit };
+    const { words, steps, edit } = this._choice;
+    const question = { words, steps, picture: this._pages.number, edit };
     const asked = JSON.stringify(question);
     if (!this._run || asked === this._asked) return;
     this._asked = asked;
@@ -286,7 +270,7 @@ export class MaskEditor {
   /** @param {Asked} asked */
   _isLate({ run, question: { words, picture, edit } }) {
     const otherWords = JSON.stringify(words) !== JSON.stringify(this._choice.words);
-    return run !== this._run || picture !== this._number || edit !== this._edit || otherWords;
+    return run !== this._run || picture !== this._pages.number || edit !== this._choice.edit || otherWords;
   }
 
   /**
@@ -298,8 +282,8 @@ export class MaskEditor {
   _miss(asked, error) {
     if (this._isLate(asked) || !(error instanceof Refusal)) return;
     if (error.gone || this._shown?.run !== asked.run) {
-      if (error.gone || !this._number) return this.show(null);
-      this._number = 0;
+      if (error.gone || !this._pages.number) return this.show(null);
+      this._pages.number = 0;
     } else {
       this._refusal = error.message;
       this.element.removeAttribute("data-asking");
@@ -317,38 +301,35 @@ export class MaskEditor {
 
   /** @param {Shown} shown */
   _render({ run, question, answer }) {
-    const threshold = this._choice.threshold || answer.threshold;
-    const mask = this._cutAt(answer, threshold).slice();
-    const binary = this._corrector.correct(mask, answer, question.picture);
-    this._picture.show({ ...answer, binary }, run.pictures[Math.min(question.picture, run.pictures.length - 1)]);
+    const masks = this._masksOf(answer).map((mask) => mask.slice());
+    const { mask, shown } = this._corrector.correct(masks, answer, question.picture);
+    this._picture.show({ ...answer, binary: shown }, run.pictures[Math.min(question.picture, run.pictures.length - 1)]);
     const area = mask.reduce((sum, pixel) => sum + pixel, 0) / mask.length;
     this._area.textContent = this._texts.area((area * 100).toFixed(1));
     this._renderEdits(answer);
     this._renderWords(answer);
-    this._renderThreshold(threshold);
+    this._renderThreshold(answer);
     this._renderSteps(answer);
-    this._renderPages(answer);
+    this._pages.show(answer.batch);
     this._readOut(false);
   }
 
   /** @param {Answer} answer */
   _renderEdits({ edits }) {
     this._edits.element.hidden = edits.length === 1;
-    if (this._edits.texts !== String(edits)) this._edits.list(edits.map((text) => button(text, () => {})));
-    this._edits.press([this._edit - 1], this._fixed.includes("edit"));
+    const texts = [this._texts.allEdits, ...edits];
+    if (this._edits.texts !== String(texts)) this._edits.list(texts.map((text) => button(text, () => {})));
+    this._edits.press([this._choice.edit], this._fixed.includes("edit"));
   }
 
-  /**
-   * @param {Answer} answer
-   * @param {number} threshold
-   */
-  _cutAt(answer, threshold) {
-    const { grow, smooth, fillHoles } = this._choice;
+  /** @param {Answer} answer */
+  _masksOf(answer) {
+    const { threshold, grow, smooth, fillHoles } = this._choice;
     const name = String([threshold, grow, smooth, fillHoles]);
     if (this._cut?.answer !== answer || this._cut.name !== name) {
-      this._cut = { answer, name, mask: cut(answer, threshold, { grow, smooth, fillHoles }) };
+      this._cut = { answer, name, masks: cut(answer, threshold, { grow, smooth, fillHoles }) };
     }
-    return this._cut.mask;
+    return this._cut.masks;
   }
 
   /** @param {Answer} answer */
@@ -371,12 +352,13 @@ export class MaskEditor {
     return answer.fits ? this._texts.fits : this._texts.foundByItself;
   }
 
-  /** @param {number} threshold */
-  _renderThreshold(threshold) {
+  /** @param {Answer} answer */
+  _renderThreshold({ layers }) {
     const { input, value } = this._threshold;
-    input.value = String(threshold);
-    const shown = threshold.toFixed(2);
-    value.textContent = this._choice.threshold ? shown : this._texts.ofSettings(shown);
+    const chosen = this._choice.threshold;
+    input.value = String(chosen || layers[0].threshold);
+    const ofSettings = [...new Set(layers.map(({ threshold }) => threshold.toFixed(2)))].join(" / ");
+    value.textContent = chosen ? chosen.toFixed(2) : this._texts.ofSettings(ofSettings);
     input.setAttribute("aria-valuetext", value.textContent);
     input.disabled = this._fixed.includes("threshold");
     this._reset.disabled = input.disabled || !this._choice.threshold;
@@ -391,15 +373,6 @@ export class MaskEditor {
     value.textContent = this._texts.stepOf(step, steps);
     input.setAttribute("aria-valuetext", value.textContent);
     input.disabled = this._fixed.includes("steps") || steps === 1;
-  }
-
-  /** @param {Answer} answer */
-  _renderPages({ batch }) {
-    const { row, previous, next, value } = this._pages;
-    row.hidden = batch === 1;
-    value.textContent = this._texts.pictureOf(this._number + 1, batch);
-    previous.disabled = this._number === 0;
-    next.disabled = this._number === batch - 1;
   }
 
   /** @param {boolean} aloud */

@@ -17,7 +17,7 @@ const MOST_PARTS = 12;
  * @param {Uint8Array} mask of 0 and 1
  * @param {Uint8Array} soft
  * @param {number} width
- * @param {import("./corrections.js").Piece[]} pieces
+ * @param {import("./corrections.js").Piece[]} pieces of several masks too, where one action may have dropped something of each
  * @returns {Part[]}
  */
 export function findParts(mask, soft, width, pieces) {
@@ -31,7 +31,7 @@ export function findParts(mask, soft, width, pieces) {
     runs.push(start, ends[run]);
   });
   const parts = [...kept.values()].map((runs) => toPart(runs, soft, width));
-  const dropped = pieces.map(({ runs, action }) => ({ ...toPart(without(runs, mask), soft, width), action }));
+  const dropped = [...joined(pieces)].map(([action, runs]) => ({ ...toPart(without(runs, mask), soft, width), action }));
   return [...parts, ...dropped]
     .filter(({ size }) => size > 0)
     .sort((one, other) => other.size - one.size)
@@ -74,6 +74,33 @@ function toPart(runs, soft, width) {
 /** @param {number[]} runs @param {(at: number) => void} action called with each pixel */
 function each(runs, action) {
   for (let run = 0; run < runs.length; run += 2) for (let at = runs[run]; at < runs[run + 1]; at++) action(at);
+}
+
+/**
+ * The runs of each action.
+ *
+ * @param {import("./corrections.js").Piece[]} pieces
+ */
+function joined(pieces) {
+  /** @type {Map<Action, number[]>} */
+  const byAction = new Map();
+  for (const { action, runs } of pieces) {
+    const before = byAction.get(action);
+    byAction.set(action, before ? joinedRuns([...before, ...runs]) : runs);
+  }
+  return byAction;
+}
+
+/** Runs that may overlap, as some that do not. @param {number[]} runs */
+function joinedRuns(runs) {
+  const pairs = runs.flatMap((start, run) => (run % 2 ? [] : [[start, runs[run + 1]]]));
+  /** @type {number[]} */
+  const apart = [];
+  for (const [start, end] of pairs.sort((one, other) => one[0] - other[0])) {
+    if (apart.length && start <= apart[apart.length - 1]) apart.push(Math.max(/** @type {number} */ (apart.pop()), end));
+    else apart.push(start, end);
+  }
+  return apart;
 }
 
 /** What of some runs is not in a mask. @param {number[]} runs @param {Uint8Array} mask */

@@ -2,7 +2,7 @@
  * @typedef {Record<
  *   "editor" | "waiting" | "picture" | "point" | "words" | "foundByItself" | "fits" | "named"
  *   | "namedInSettings" | "forget" | "with" | "against" | "index" | "threshold" | "reset" | "step"
- *   | "previous" | "next" | "legend" | "hand" | "parts" | "size" | "undo" | "redo" | "clear" | "full" | "brushDown" | "brushUp" | "edits",
+ *   | "previous" | "next" | "legend" | "hand" | "parts" | "size" | "undo" | "redo" | "clear" | "full" | "brushDown" | "brushUp" | "edits" | "allEdits",
  *   string
  * > & {
  *   weight: (word: string, weight: string, roles: string[]) => string,
@@ -52,6 +52,7 @@ const ENGLISH = {
   next: "Next picture",
   pictureOf: (number, count) => `Picture ${number} of ${count}`,
   edits: "Edit whose mask is shown",
+  allEdits: "All",
   hand: "Correct by hand",
   parts: "Parts of the mask: press to keep or drop",
   part: (number, share, kept) => `Part ${number}, ${share}, ${kept ? "kept" : "dropped"}`,
@@ -102,6 +103,7 @@ const CHINESE = {
   next: "下一张图像",
   pictureOf: (number, count) => `第 ${number} 张，共 ${count} 张`,
   edits: "显示其遮罩的编辑",
+  allEdits: "全部",
   hand: "手动修正",
   parts: "遮罩的各个部分：按下以保留或去除",
   part: (number, share, kept) => `第 ${number} 部分，${share}，${kept ? "保留" : "已去除"}`,

@@ -36,14 +36,14 @@ export class Words {
   }
 
   /**
-   * @param {{ weights: number[], index: number }} mask
+   * @param {{ weights: number[], indices: number[] }} mask
    * @param {boolean[]} named whether the user, or the settings, named each word
    * @param {boolean} fixed whether they cannot be changed
    */
-  update({ weights, index }, named, fixed) {
+  update({ weights, indices }, named, fixed) {
     this._chips.forEach(({ word, button, sign }, number) => {
       const weight = weights[number];
-      const isIndex = number === index;
+      const isIndex = indices.includes(number);
       button.setAttribute("aria-pressed", String(named[number]));
       button.disabled = fixed;
       button.dataset.weight = String(weight);

@@ -113,7 +113,9 @@ def test_a_run_that_is_not_there_counts_as_none(frontend, run):
     frontend.console.clear()  # the browser itself tells of the file that is gone
 
 
-def test_each_edit_of_a_run_is_shown_by_its_button(frontend):
+@pytest.fixture
+def two_edits(frontend):
+    """The editor after a run of two edits."""
     frontend.load(workflow())
     edit(
         frontend,
@@ -126,11 +128,35 @@ def test_each_edit_of_a_run_is_shown_by_its_button(frontend):
     editor = Editor(frontend)
     editor.node.show()
     editor.picture.wait_for()
+    return editor
+
+
+def test_all_edits_of_a_run_are_shown_or_one_by_its_button(frontend, two_edits):
+    editor = two_edits
     edits = editor.element.get_by_role("toolbar", name="Edit whose mask is shown").get_by_role("button")
-    assert edits.all_inner_texts() == ["a red car on the grass", "a frog"]
-    assert editor.words.count() == 6
-    edits.nth(1).click()
+    assert edits.all_inner_texts() == ["All", "a red car on the grass", "a frog"]
+    assert edits.nth(0).get_attribute("aria-pressed") == "true"
+    assert editor.words.count() == 8
+    edits.nth(2).click()
     editor.settle()
     assert editor.node.widgets()["edit"] == 2
     assert editor.words.count() == 2
+    assert editor.matches(frontend.run())
+    edits.nth(0).click()
+    editor.settle()
+    assert editor.node.widgets()["edit"] == 0
+    assert editor.matches(frontend.run())
+
+
+def test_what_is_done_with_all_edits_is_done_by_the_next_run(frontend, two_edits):
+    editor = two_edits
+    editor.word("frog").click()
+    editor.word("grass").click()
+    editor.threshold.fill("0.6")
+    editor.node.set("grow", 4)
+    assert editor.matches(frontend.run())
+    editor.tool("Erase")
+    editor.draw((0.02, 0.5), (0.98, 0.5))
+    editor.tool("Click a part")
+    editor.parts.last.click()
     assert editor.matches(frontend.run())
