@@ -58,16 +58,11 @@ def test_the_template_browser_offers_every_template_with_its_picture_and_opens_i
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_has_no_missing_nodes(frontend, name):
-    frontend.load(name)
-    assert len(frontend.workflow["nodes"]) > 3
-    assert not missing_nodes(frontend)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_note_of_a_template_can_be_read_at_the_zoom_at_which_it_opens(frontend, name):
+def test_a_template_opens_with_all_its_nodes_and_a_note_that_can_be_read(frontend, name):
     with frontend.window(1920, 1080):
         frontend.load(name)
+        assert len(frontend.workflow["nodes"]) > 3
+        assert not missing_nodes(frontend)
         note = frontend.node("MarkdownNote")
         texts = frontend.page.get_by_role("heading").filter(has_text=re.compile(r"\w{3}.* "))
         texts.first.wait_for()
