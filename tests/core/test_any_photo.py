@@ -18,41 +18,41 @@ ROOM = 16
 """Pixels of the mask's smallest crop by which the finish and the seam reach beyond it."""
 
 
-def large(height: int = 420, width: int = 560) -> Image.Image:
-    """A picture that is larger than what the embedded model was made for."""
+def picture(height: int = 200, width: int = 280) -> Image.Image:
     return Image.fromarray(scene(np.random.default_rng(3), max(height, width))[:height, :width])
 
 
 def turned(path: Path) -> None:
+    """A picture that is larger than what the embedded model was made for."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    large().save(path, exif=exif, quality=95)
+    picture(420, 560).save(path, exif=exif, quality=95)
 
 
 def deep(path: Path) -> None:
-    grey = np.asarray(large().convert("L")).astype(np.uint16)
+    grey = np.asarray(picture().convert("L")).astype(np.uint16)
     Image.fromarray(grey * 257).save(path)
 
 
 def transparent(path: Path) -> None:
-    image = large()
+    image = picture()
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     image.save(path)
 
 
 PHOTOS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "turned by EXIF": ("jpg", turned),
-    "CMYK": ("tif", lambda path: large().convert("CMYK").save(path)),
+    "CMYK": ("tif", lambda path: picture().convert("CMYK").save(path)),
     "16 bits": ("png", deep),
     "with transparency": ("png", transparent),
-    "a panorama, 20:1": ("png", lambda path: large(64, 1280).save(path)),
-    "a column, 1:20": ("png", lambda path: large(1280, 64).save(path)),
-    "an icon of 64 pixels": ("png", lambda path: large(64, 64).save(path)),
-    "a line of one pixel": ("png", lambda path: large(1, 600).save(path)),
-    "one pixel": ("png", lambda path: large(1, 1).save(path)),
-    "one colour": ("png", lambda path: Image.new("RGB", (500, 400), "grey").save(path)),
-    "black and white": ("png", lambda path: large().convert("1").save(path)),
-    "a palette": ("gif", lambda path: large().save(path)),
+    "a panorama, 20:1": ("png", lambda path: picture(64, 1280).save(path)),
+    "a column, 1:20": ("png", lambda path: picture(1280, 64).save(path)),
+    "an icon of 64 pixels": ("png", lambda path: picture(64, 64).save(path)),
+    "a line of one pixel": ("png", lambda path: picture(1, 600).save(path)),
+    "one pixel": ("png", lambda path: picture(1, 1).save(path)),
+    "one colour": ("png", lambda path: Image.new("RGB", (280, 200), "grey").save(path)),
+    "black and white": ("png", lambda path: picture().convert("1").save(path)),
+    "a palette": ("gif", lambda path: picture().save(path)),
 }
 
 

@@ -315,9 +315,13 @@ def test_started_again_what_is_done_is_left_alone_and_the_rest_is_done(folder: P
     assert {path.name: path.stat().st_mtime_ns for path in (out / "edited").iterdir()} == second
 
 
+COUNT = 6
+"""Pictures of a run that is stopped after its first."""
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, how: signal.Signals) -> None:
-    for number in range(12):
+    for number in range(COUNT):
         save_scene(tmp_path / f"{number}.png", number)
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = [
@@ -344,12 +348,12 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, how: signal
     process.send_signal(how)
     process.wait()
     done = {path.name: path.read_bytes() for path in (out / "edited").iterdir()}
-    assert 0 < len(done) < 12
+    assert 0 < len(done) < COUNT
     assert run(tmp_path, "--out", out, "--prompt", "a dog") == 0
     assert run(tmp_path, "--out", whole, "--prompt", "a dog") == 0
     assert edits_in(out) == edits_in(whole)
     assert set(os.listdir(out)) == {".lock", "edited", "masks", "results.parquet"}
-    assert sorted(row["id"] for row in read_results(out)) == sorted(f"{number}.png" for number in range(12))
+    assert sorted(row["id"] for row in read_results(out)) == sorted(f"{number}.png" for number in range(COUNT))
 
 
 def test_two_runs_do_not_write_to_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
