@@ -27,7 +27,7 @@ def read_picture(path: Path) -> tuple[Bytes, Bytes | None]:
     Raises ``ValueError`` for what is no picture.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             image.load()
             upright = ImageOps.exif_transpose(_in_bytes(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -46,7 +46,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises ``ValueError`` for what is no picture.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             lying = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
             return image.size if lying else image.size[::-1]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -88,6 +88,13 @@ def save_picture(picture: Bytes, path: Path, alpha: Bytes | None = None, **detai
         Image.fromarray(np.dstack([picture, alpha])).save(path, **details)
     except OSError:  # what Pillow raises for a mode that a format does not have
         image.save(path, **details)
+
+
+def _open(path: Path) -> Image.Image:
+    """As Pillow does. Raises ``OSError`` for a pipe or a device as well, which would keep it waiting without end."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no plain file")
+    return Image.open(path)
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:

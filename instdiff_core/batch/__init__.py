@@ -6,17 +6,17 @@ or the order: bit for bit on one kind of device, at one `--batch-size` and one n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from .here import run_here
-from .jobs import read_jobs
+from .jobs import Job, read_jobs
 from .results import Results
-from .work import BatchOptions, Editor, Result
+from .work import BatchOptions, Result
 
 __all__ = ["BatchOptions", "run_batch"]
 
@@ -39,19 +39,21 @@ def run_batch(
     rows = read_jobs(jobs, defaults)
     out = out.resolve()
     with ExitStack() as stack:
+        # Only what does the edits is imported: the one needs the model's libraries, the other Ray.
+        run: Callable[[Sequence[Job]], Iterator[Result]]
         if ray is None:
-            editor = Editor(options)
+            from .editor import Editor
+            from .here import run_here
+
+            run = partial(run_here, editor=Editor(options), options=options, out=out)
         else:
             from . import on_ray
 
             places = stack.enter_context(on_ray.cluster(ray, workers))
+            run = partial(on_ray.run_on_ray, options=options, out=out, workers=places)
         results = stack.enter_context(Results(out, rows, options))
         to_do = results.to_do()
-        new: Iterator[Result] = iter(())
-        if to_do and ray is None:
-            new = run_here(to_do, editor, options, out)
-        elif to_do:
-            new = on_ray.run_on_ray(to_do, options, out, places)
+        new = run(to_do) if to_do else ()
         for result in tqdm(new, "edited", len(rows), initial=len(rows) - len(to_do), unit="job", disable=None):
             results.add(result)
         return results.all()

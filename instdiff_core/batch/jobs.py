@@ -55,6 +55,11 @@ class Job:
         if self.threshold is not None:
             check_range("threshold", self.threshold, 0, 1)
 
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What must be equal in jobs that are edited side by side, beside the size of their pictures."""
+        return self.strength, self.threshold, self.words
+
     def values(self) -> dict[str, Any]:
         """Everything it says, for JSON."""
         return {**asdict(self), "words": list(self.words)}

@@ -1,4 +1,7 @@
-"""What happens to one job: its picture is opened, edited together with others of its kind, and saved."""
+"""What happens to one job before and after its edit: its files are read, and its results written.
+
+Nothing here needs the model: the processes of Ray that read and write do not load what runs it.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,21 @@ import json
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..files import picture_size, read_picture, save_edit
-from ..options import PRESETS, FinishOptions, MaskSettings, SamplingOptions
-from ..pipeline import Edit, EditModel, Picture, edit_batch, edit_photo, load_mini, load_model
-from ..pipeline.editing import Mask
-from ..pipeline.own_mask import check_own_mask, own_masks
-from ..pipeline.photo import is_large
-from ..refine import find_target_words
+from ..options import PRESETS, MaskSettings
 from .jobs import BadRow, Job
+
+Picture = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
 EDITED, MASKS, UNFINISHED = "edited", "masks", "unfinished"
 """Folders of the results: edited pictures, masks, and files that are being written."""
@@ -107,9 +108,17 @@ def refusal(job: Job | BadRow, error: BaseException | str) -> Result:
 def bucket(job: Job) -> str:
     """Jobs of one bucket can be edited side by side. Empty for a picture that cannot be opened."""
     try:
-        return repr((picture_size(Path(job.picture)), _alike(job)))
+        return repr((picture_size(Path(job.picture)), job.settings))
     except (OSError, ValueError):
         return ""
+
+
+def make_batches(jobs: Sequence[Job], buckets: Mapping[str, str], size: int) -> list[Sequence[Job]]:
+    """The jobs in batches of one bucket each, of `size` as far as there are so many; `buckets` are by the jobs' ids."""
+    by_bucket: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_bucket[buckets[job.id]].append(job)
+    return [alike[first : first + size] for alike in by_bucket.values() for first in range(0, len(alike), size)]
 
 
 def open_job(job: Job) -> Opened | Result:
@@ -120,88 +129,9 @@ def open_job(job: Job) -> Opened | Result:
             raise ValueError(f"{job.picture} has {width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
         picture, alpha = read_picture(Path(job.picture))
         mask = None if job.mask is None else read_picture(Path(job.mask))[0].max(-1) > 127
-        if mask is not None:
-            check_own_mask(mask, picture)
     except (OSError, ValueError, MemoryError) as error:
         return refusal(job, error)
     return Opened(job, picture, alpha, mask)
-
-
-class Editor:
-    """Holds the model and edits opened jobs, as many as there are; results pass as they are.
-
-    Raises ``ValueError`` for a model that cannot be read.
-    """
-
-    def __init__(self, options: BatchOptions) -> None:
-        torch.set_num_threads(options.threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model: EditModel = load_model(options.model, device) if options.model else load_mini(device)
-        self._options = options
-
-    def __call__(self, items: Sequence[Opened | Result]) -> list[Edited | Result]:
-        edited: list[Edited | Result] = [item for item in items if isinstance(item, Result)]
-        buckets: dict[Any, list[Opened]] = defaultdict(list)
-        for item in items:
-            if isinstance(item, Opened):
-                try:
-                    self._check(item.job)
-                except (ValueError, TypeError) as error:
-                    edited.append(refusal(item.job, error))
-                else:
-                    buckets[item.picture.shape, _alike(item.job)].append(item)
-        size = self._options.batch_size
-        for opened in buckets.values():
-            for first in range(0, len(opened), size):
-                edited += self._edit(opened[first : first + size])
-        return edited
-
-    def _check(self, job: Job) -> None:
-        """Raises ``ValueError`` for a prompt that the model cannot read, alone: in a batch it would stop the others."""
-        find_target_words(self._model.words(job.prompt), job.words)
-
-    def _edit(self, opened: list[Opened]) -> list[Edited | Result]:
-        """Edit a batch of one bucket; where that fails, one by one, so that none pays for another."""
-        large = is_large(self._model, *opened[0].picture.shape[:2])
-        if large and len(opened) > 1:
-            return [edited for item in opened for edited in self._edit([item])]
-        try:
-            edits = [self._edit_large(*opened)] if large else self._edit_side_by_side(opened)
-        except Exception as error:  # whatever it is, it is this job's, and the others go on
-            if len(opened) == 1:
-                return [refusal(opened[0].job, error)]
-            return [edited for item in opened for edited in self._edit([item])]
-        return [_collected(*pair) for pair in zip(opened, edits, strict=True)]
-
-    def _edit_large(self, item: Opened) -> Edit:
-        job = item.job
-        return edit_photo(self._model, item.picture, job.prompt, seed=job.seed, mask=item.mask, **self._arguments(job))
-
-    def _edit_side_by_side(self, opened: Sequence[Opened]) -> list[Edit]:
-        # A batch always has the same size: kernels are chosen by it, and round in ways of their own.
-        filled = [*opened, *[opened[-1]] * (self._options.batch_size - len(opened))]
-        jobs = [item.job for item in filled]
-        edits = edit_batch(
-            self._model,
-            [item.picture for item in filled],
-            [job.prompt for job in jobs],
-            seeds=[job.seed for job in jobs],
-            new_session=own_masks(self._model, [item.mask for item in filled]),
-            **self._arguments(jobs[0]),
-        )
-        share = len(filled) / len(opened)
-        return [
-            replace(edit, timings={name: seconds * share for name, seconds in edit.timings.items()})
-            for edit in edits[: len(opened)]
-        ]
-
-    def _arguments(self, job: Job) -> dict[str, Any]:
-        options = self._options
-        return {
-            "settings": options.settings(job),
-            "sampling": SamplingOptions(options.steps, options.cfg, job.strength),
-            "finishing": FinishOptions(options.steps, options.cfg),
-        }
 
 
 def save(item: Edited | Result, options: BatchOptions, out: Path) -> Result:
@@ -226,16 +156,3 @@ def write_whole(out: Path, name: str, write: Callable[[Path], None]) -> None:
         os.replace(path, out / name)
     finally:
         path.unlink(missing_ok=True)
-
-
-def _alike(job: Job) -> tuple[Any, ...]:
-    """What must be equal in jobs that are edited side by side, beside the size of their pictures."""
-    return job.strength, job.threshold, job.words
-
-
-def _collected(opened: Opened, edit: Edit) -> Edited:
-    report = edit.facts
-    timings = report.pop("timings")
-    if opened.mask is not None:  # these say how the mask was found
-        report |= dict.fromkeys(("index_word", "fits", "confidence"))
-    return Edited(opened, edit.picture, edit.mask.binary[0].numpy(), report, timings)

@@ -20,10 +20,11 @@ import numpy as np
 from PIL import Image
 
 from instdiff_core.batch import BatchOptions
+from instdiff_core.batch.editor import Editor
 from instdiff_core.batch.here import run_here
 from instdiff_core.batch.jobs import Job
 from instdiff_core.batch.on_ray import cluster, run_on_ray
-from instdiff_core.batch.work import EDITED, MASKS, UNFINISHED, Editor, Result
+from instdiff_core.batch.work import EDITED, MASKS, UNFINISHED, Result
 from instdiff_core.mini.scenes import compose
 
 

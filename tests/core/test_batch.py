@@ -176,11 +176,14 @@ def test_a_bad_job_becomes_a_row_with_its_error_and_stops_nothing(
     Image.new("L", (10_000, 10_000)).save(folder / "huge.png")
     save_scene(folder / "small.png", 1, 64)
     Image.new("L", (SIDE, SIDE)).save(folder / "black.png")
+    os.mkfifo(folder / "pipe.png")
     bad: dict[str, tuple[dict[str, Any], str]] = {
         "missing": ({"picture": "nowhere.png"}, "nowhere.png"),
         "cut": ({"picture": "cut.png"}, "cannot be read as a picture"),
         "empty": ({"picture": "empty.png"}, "cannot be read as a picture"),
-        "folder": ({"picture": "."}, "cannot be read as a picture"),
+        "folder": ({"picture": "."}, "no plain file"),
+        "pipe": ({"picture": "pipe.png"}, "no plain file"),
+        "mask pipe": ({"mask": "pipe.png"}, "no plain file"),
         "huge": ({"picture": "huge.png"}, "10000 x 10000"),
         "wordless": ({"prompt": "  "}, "no words"),
         "long": ({"prompt": "dog " * 100}, "100 tokens"),
@@ -192,7 +195,7 @@ def test_a_bad_job_becomes_a_row_with_its_error_and_stops_nothing(
     jobs = write_table(folder / "jobs.jsonl", [{"id": "good", "picture": "a.png", "prompt": "a dog"}, *rows])
     before = files_in(folder)
     assert run(jobs, "--out", folder / "out", "--batch-size", 2) == 1
-    assert capsys.readouterr().out.startswith("1 jobs done, 10 failed: ")
+    assert capsys.readouterr().out.startswith("1 jobs done, 12 failed: ")
     good, *results = read_results(folder / "out")
     assert good["error"] is None
     assert [result["id"] for result in results] == list(bad)
