@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .align import Alignment, align
 from .colour import ColourMatch, match_colours
 from .find import find_edit, measure_change
 from .report import GuardReport
+from .warp import find_warp
 
 LONGEST = 1024
 """Pixels of the longer side at which pictures are compared; only the paste is at full size."""
@@ -46,7 +47,7 @@ ROUNDS = 2
 GREY = torch.tensor([0.299, 0.587, 0.114])
 """The weights of red, green and blue in brightness (ITU-R BT.601)."""
 
-CHUNK = 2**20
+CHUNK = 2**17
 """Pixels that are moved at a time."""
 
 
@@ -135,7 +136,9 @@ def _plan(original: Tensor, edited: Tensor, given: Tensor | None, options: Guard
         )
         return _Plan(Alignment(stretched.homography, alignment.agreement), ColourMatch.none(), nothing, refusal=reason)
 
-    aligned, usable = _lay_over(edited, alignment, original.shape)
+    # to compare alone: what is put back was painted for the places that the homography says
+    bent = replace(alignment, warp=find_warp(original @ GREY, edited @ GREY, kept, alignment))
+    aligned, usable = _lay_over(edited, bent, original.shape)
     colours, unchanged = _match(original, aligned, usable & kept, given, options)
     matched = colours.apply(aligned)
     found = find_edit(original, matched, usable, unchanged, options.sensitivity) if given is None else given
@@ -184,9 +187,7 @@ def _move(original: Tensor, edited: Tensor, alignment: Alignment, colours: Colou
     """All of the edit over the original, in its colours, ``[H, W, 3]``; beyond the edit, the original."""
     height, width = original.shape[:2]
     edited = _shrink(edited, round(1.25 * max(height, width)))
-    parts = _chunks(edited.shape[0], max(1, CHUNK // edited.shape[1]))
-    source = torch.cat([colours.map(edited[rows]) for rows in parts])
-    source = source.movedim(-1, 0)[None]
+    source = colours.map(edited).movedim(-1, 0)[None]
     rest = colours.rest.to(edited.device)
     result = torch.empty_like(original)
     for rows in _chunks(height, max(1, CHUNK // width)):
@@ -255,7 +256,9 @@ def _extent(area: Tensor) -> tuple[slice, slice]:
 
 
 def _dilate(area: Tensor, radius: int) -> Tensor:
-    return functional.max_pool2d(area.float()[None, None], 2 * radius + 1, 1, radius)[0, 0] > 0
+    size = 2 * radius + 1
+    across = functional.max_pool2d(area.float()[None, None], (1, size), 1, (0, radius))
+    return functional.max_pool2d(across, (size, 1), 1, (radius, 0))[0, 0] > 0
 
 
 def _chunks(length: int, step: int) -> Iterator[slice]:

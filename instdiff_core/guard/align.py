@@ -41,16 +41,22 @@ class Alignment:
     """Where the original's places ``(x, y, 1)`` are in the edit, `homography` ``[3, 3]`` float64.
 
     `agreement` (0 to 1) is the part of the squares with something to see in them that show the same in
-    both pictures; not a number where there are none.
+    both pictures; not a number where there are none. Before the homography the places are shifted by `warp`
+    ``[2, h, w]``, a coarse field of shifts across and down; None: they are not.
     """
 
     homography: Tensor
     agreement: float
+    warp: Tensor | None = None
 
     def grid(self, rows: slice, size: tuple[int, int]) -> Tensor:
         """Where rows of an original of a `size` ``(H, W)`` are in the edit, ``[1, h, W, 2]`` for ``grid_sample``."""
-        down, across = _centres(size[0])[rows], _centres(size[1])
-        return _project(self.homography, across[None, :], down[:, None])[None]
+        down, across = _centres(size[0])[rows, None], _centres(size[1])[None]
+        if self.warp is not None:
+            places = torch.stack([across.expand(len(down), -1), down.expand(-1, size[1])], -1)[None]
+            shifts = functional.grid_sample(self.warp[None], places, "bilinear", "border", align_corners=False)[0]
+            across, down = across + shifts[0], down + shifts[1]
+        return _project(self.homography, across, down)[None]
 
     def movement(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """What it is in the middle of an original of a `size` ``(H, W)``: shift across and down, zoom, rotation.
@@ -76,7 +82,7 @@ def align(original: Tensor, edited: Tensor, usable: Tensor) -> Alignment:
     weights, so that the edit itself, a cast or another contrast count for nothing (Baker and Matthews 2004).
     """
     levels = [
-        (normalize(first), normalize(second), _shrink(usable.float(), first.shape) > 0.99)
+        (normalize(first), normalize(second), shrink(usable.float(), first.shape) > 0.99)
         for first, second in zip(_pyramid(original), _pyramid(edited), strict=False)
     ]
     homography = _start(*levels[-1])
@@ -134,11 +140,11 @@ def _pyramid(grey: Tensor) -> Iterator[Tensor]:
     for _ in range(LEVELS - 1):
         if min(grey.shape) < 2 * SHORTEST:
             return
-        grey = _shrink(grey, (grey.shape[0] // 2, grey.shape[1] // 2))
+        grey = shrink(grey, (grey.shape[0] // 2, grey.shape[1] // 2))
         yield grey
 
 
-def _shrink(values: Tensor, size: tuple[int, ...]) -> Tensor:
+def shrink(values: Tensor, size: tuple[int, ...]) -> Tensor:
     """Values ``[h, w]`` at a smaller size, antialiased."""
     if tuple(values.shape) == tuple(size):
         return values
@@ -200,9 +206,7 @@ def _refine(first: Tensor, second: Tensor, area: Tensor, homography: Tensor, *, 
         grid = _project(homography, across, down)
         residual = _sample(second, grid[None, None])[0] - values
         inside = (grid.abs() <= 1).all(-1)
-        size = residual.abs()
-        limit = 4 * 1.4826 * float(size[inside].median()) + 1e-6 if inside.any() else 0.0
-        weight = (1 - (size / max(limit, 1e-6)).square()).clamp(min=0).square() * inside
+        weight = tukey(residual, inside)
         weighted = jacobian * weight[:, None]
         normal, side = (weighted.T @ jacobian).double(), (weighted.T @ residual).double()
         damping = 1e-6 * normal.diagonal().mean().clamp(min=1e-12) * torch.eye(len(normal), dtype=torch.float64)
@@ -220,9 +224,7 @@ def _refine(first: Tensor, second: Tensor, area: Tensor, homography: Tensor, *, 
 def _points(picture: Tensor, area: Tensor, parameters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The places ``x`` and ``y`` ``[n]`` to compare, the picture's values there, and their Jacobian ``[n, p]``."""
     height, width = picture.shape
-    slope_across, slope_down = torch.zeros_like(picture), torch.zeros_like(picture)
-    slope_across[:, 1:-1] = (picture[:, 2:] - picture[:, :-2]) / 2
-    slope_down[1:-1] = (picture[2:] - picture[:-2]) / 2
+    slope_across, slope_down = gradients(picture)
     strength = torch.hypot(slope_across, slope_down)
     nearby = box(strength, 4)
     strength = torch.where(area, strength / (nearby + nearby.mean() + 1e-6), 0)
@@ -237,6 +239,27 @@ def _points(picture: Tensor, area: Tensor, parameters: int) -> tuple[Tensor, Ten
         radial = along_x * x + along_y * y
         columns += [-radial * x, -radial * y]
     return x, y, picture.flatten()[chosen], torch.stack(columns, 1)
+
+
+def gradients(picture: Tensor) -> tuple[Tensor, Tensor]:
+    """How a picture ``[h, w]`` rises by the pixel, across and down; 0 at its border."""
+    across, down = torch.zeros_like(picture), torch.zeros_like(picture)
+    across[:, 1:-1] = (picture[:, 2:] - picture[:, :-2]) / 2
+    down[1:-1] = (picture[2:] - picture[:-2]) / 2
+    return across, down
+
+
+def tukey(residual: Tensor, inside: Tensor) -> Tensor:
+    """Weights 1 to 0 of residuals of any shape: 0 from four times the usual on, and where not `inside` (bool)."""
+    size = residual.abs()
+    limit = 4 * 1.4826 * float(size[inside].median()) + 1e-6 if inside.any() else 1e-6
+    return (1 - (size / limit).square()).clamp(min=0).square() * inside
+
+
+def differences(first: Tensor, second: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor]:
+    """An edit, as it lies over its original, less that, and where it has something; all ``[h, w]``."""
+    grid = alignment.grid(slice(None), (first.shape[0], first.shape[1]))
+    return _sample(second, grid) - first, (grid[0].abs() <= 1).all(-1)
 
 
 def _matrix(step: Tensor) -> Tensor:

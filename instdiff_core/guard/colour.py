@@ -25,6 +25,9 @@ SOFT = 12
 
 ROUNDS = 8
 
+AT_ONCE = 2**16
+"""Pixels that are mapped at a time, so that a processor's cache holds their terms."""
+
 
 @dataclass(frozen=True, eq=False)
 class ColourMatch:
@@ -47,8 +50,11 @@ class ColourMatch:
     def map(self, colours: Tensor) -> Tensor:
         """Colours ``[..., 3]`` as they are after the map, without the `rest`."""
         gain, offset, bend = (each.to(colours) for each in (self.gain, self.offset, self.bend))
-        linear = colours * gain + offset
-        return linear + (_terms(colours) @ bend).clamp(-LEASH, LEASH) if bend.any() else linear
+        parts = []
+        for part in torch.split(colours.reshape(-1, 3), AT_ONCE):
+            linear = part * gain + offset
+            parts.append(linear + (_terms(part) @ bend).clamp(-LEASH, LEASH) if self.bend.any() else linear)
+        return torch.cat(parts).view(colours.shape)
 
     def apply(self, aligned: Tensor) -> Tensor:
         """An aligned edit ``[h, w, 3]`` in the original's colours, 0..1."""

@@ -72,10 +72,13 @@ def scene(rng: Random, size: int = 512) -> Picture:
     return (picture + 25 * texture / np.std(texture)).round().clip(0, 255).astype(np.uint8)
 
 
-def pair(rng: Random, kind: str, pictures: list[Picture], *, longest: int = 1600, pixels: int = 1024**2) -> Pair:
+def pair(
+    rng: Random, kind: str, pictures: list[Picture], *, longest: int = 1600, pixels: int = 1024**2, bend: float = 0
+) -> Pair:
     """An edit of a `kind` (of `EDITS`, or "nothing") of one of the pictures, as an editor of about `pixels` makes it.
 
-    `longest` bounds the longer side of the original.
+    `longest` bounds the longer side of the original. Outside the edit the editor bends the picture here and
+    there by up to `bend` pixels, at 1024 of the longer side.
     """
     numbers = rng.permutation(len(pictures))
     original = _sized(pictures[numbers[0]], rng.uniform(0.4, 1) * longest)
@@ -85,7 +88,7 @@ def pair(rng: Random, kind: str, pictures: list[Picture], *, longest: int = 1600
     if kind != "nothing":
         truth = _blob(rng, truth.shape)
         ideal, truth = EDITS[kind](rng, original, other, truth)
-    edited, homography = drift(rng, ideal, pixels=pixels)
+    edited, homography = drift(rng, bent(rng, ideal, truth, bend) if bend else ideal, pixels=pixels)
     return Pair(original, edited, ideal, truth, homography)
 
 
@@ -190,6 +193,24 @@ def drift(
     image = Image.fromarray((moved.clip(0, 1) * 255).round().astype(np.uint8))
     image.save(stored, "JPEG", quality=int(rng.integers(80, 96)))
     return np.asarray(Image.open(stored)), homography
+
+
+def bent(rng: Random, picture: Picture, truth: Mask, most: float) -> Picture:
+    """A picture with three soft bumps outside `truth`, in their middle shifted by up to `most` pixels (at 1024)."""
+    height, width = truth.shape
+    longest = max(height, width)
+    down, across = np.mgrid[:height, :width].astype(np.float64)
+    middles, shifts = np.stack([down, across], -1), np.zeros((height, width, 2))
+    for _ in range(3):
+        distance = np.square(middles - rng.uniform(0.15, 0.85, 2) * [height, width]).sum(-1)
+        angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.03, 0.09) * longest
+        bump = rng.uniform(0.6, 1) * most * longest / 1024 * np.exp(-distance / (2 * radius**2))
+        shifts += bump[..., None] * [np.sin(angle), np.cos(angle)]
+    if truth.any():
+        shifts *= (ndimage.distance_transform_edt(~truth) / (0.05 * longest)).clip(0, 1)[..., None]
+    coordinates = np.moveaxis(middles + shifts, -1, 0)
+    bands = [ndimage.map_coordinates(picture[..., band] * 1.0, coordinates, mode="nearest") for band in range(3)]
+    return np.stack(bands, -1).round().clip(0, 255).astype(np.uint8)
 
 
 def warp(picture: Picture, homography: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.float64]:

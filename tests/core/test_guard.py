@@ -14,7 +14,7 @@ from instdiff_core.guard import GREY, Guarded, guard_edit
 from instdiff_core.guard.align import align
 from instdiff_core.metrics import iou
 from instdiff_core.options import GuardOptions
-from tests.bench.guard_pairs import Picture, drift, pair, places, scene
+from tests.bench.guard_pairs import Picture, bent, drift, pair, places, scene
 
 SIZE = 320
 
@@ -125,6 +125,15 @@ def test_five_edits_in_a_row_leave_the_rest_as_it_was(original: Picture) -> None
     assert 0.05 < touched.float().mean() < 0.25
 
 
+@pytest.mark.parametrize("seed", [1, 3])
+def test_what_an_editor_bent_a_little_is_not_taken_for_an_edit(original: Picture, seed: int) -> None:
+    ideal, disc = painted(original)
+    edited = moved(bent(np.random.default_rng(seed), ideal, disc.numpy(), 12), amount=0.5)
+    result = guard_edit(tensor(original), tensor(edited), options=GuardOptions(grow=0, feather=0))
+    assert float(iou(result.area, disc)) > 0.93
+    assert keeps_the_rest(result, tensor(original))
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
@@ -145,6 +154,16 @@ def test_what_cannot_be_told_is_refused_with_its_reason(original: Picture, other
     assert not kept.area.any()
     whole = guard_edit(tensor(original), edited, options=GuardOptions(refused="edit"))
     assert edited.shape != whole.picture.shape or torch.equal(whole.picture, edited)
+
+
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (200, 300)])
+def test_a_refused_edit_that_cannot_be_laid_over_is_stretched(other: Picture, original: Picture, size) -> None:
+    edited = interpolate(tensor(other).movedim(-1, 0)[None], size, mode="bilinear", antialias=True)
+    stretched = interpolate(edited, (SIZE, SIZE), mode="bicubic", antialias=True)[0].movedim(0, -1)
+    result = guard_edit(tensor(original), edited[0].movedim(0, -1))
+    assert "do not show the same" in result.report.describe()
+    assert psnr(result.picture, stretched) > 40
+    assert torch.equal(result.picture, result.aligned)
 
 
 def test_a_refused_edit_keeps_its_own_colours(original: Picture) -> None:
