@@ -186,6 +186,7 @@ class Recorder:
         self._propagated: list[Tensor] = []
         self._sigmas: list[Tensor] = []
         self._sums = _Sums()
+        self._signals: Tensor | None = None
         self._compared = False
         self._image_latent: Tensor | None = None
 
@@ -196,6 +197,7 @@ class Recorder:
         steps = zip(record.maps.to(device), record.propagated.to(device), record.weights.to(device), strict=True)
         for maps, propagated, weight in steps:
             self._add(maps, propagated, weight)
+        self._signals = self.evidence().propagated[:, :FIRST_PROPAGATED]
         self._sigmas = list(torch.tensor(record.sigmas, device=device))
 
     def add_words(self, maps: Tensor) -> None:
@@ -223,8 +225,12 @@ class Recorder:
         """
         self._cells.setdefault((grid, q.shape, k.shape), []).append((q, k))
 
-    def close_step(self, level: NoiseLevel, predictions: Predictions) -> bool:
-        """End the step that was denoised from `level`; false when no layer saw the edit prompt in it."""
+    def close_step(self, level: NoiseLevel, predictions: Predictions, foreign: Tensor | None = None) -> bool:
+        """End the step that was denoised from `level`; false when no layer saw the edit prompt in it.
+
+        `foreign` ``[B, H, W]`` bool is where the latent has been given to another edit: what the model makes of that
+        says nothing of the picture, and the signals of the step before hold there. None: nowhere.
+        """
         for kind in list(self._cross):
             self._read_words(kind)
         layer_maps, cells = self._maps, self._cells
@@ -232,8 +238,13 @@ class Recorder:
         if not layer_maps or self._grid is None:
             return False
         maps = _mean(layer_maps)
-        signals = functional.adaptive_avg_pool2d(predictions.signals(level), self._grid)
-        propagated = _propagate(torch.cat([signals, maps[:, FIRST_WORD:]], 1), cells)
+        signals = predictions.signals(level)
+        if foreign is not None and self._signals is not None:
+            before = _on_grid(self._signals, (signals.shape[-2], signals.shape[-1]))
+            signals = torch.where(foreign.unsqueeze(1), before, signals)
+        self._signals = signals
+        pooled = functional.adaptive_avg_pool2d(signals, self._grid)
+        propagated = _propagate(torch.cat([pooled, maps[:, FIRST_WORD:]], 1), cells)
         propagated = torch.nan_to_num(propagated, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
         weight = _weight(level.ratio)
         if predictions.without_prompt is None and self._compared:

@@ -68,9 +68,12 @@ class MaskSession:
         """Forget what was observed in the step under way."""
         self._recorder.drop_step()
 
-    def step(self, level: NoiseLevel, predictions: Predictions) -> Tensor | None:
-        """End a step, and give its mask: the last one, where no layer saw the edit prompt in it."""
-        if self._recorder.close_step(level, predictions):
+    def step(self, level: NoiseLevel, predictions: Predictions, foreign: Tensor | None = None) -> Tensor | None:
+        """End a step, and give its mask: the last one, where no layer saw the edit prompt in it.
+
+        `foreign` is that of `Recorder.close_step`.
+        """
+        if self._recorder.close_step(level, predictions, foreign):
             self.observed_steps += 1
             self._find_mask()
         return self.mask
@@ -137,6 +140,16 @@ class EditSessions:
     def observed_steps(self) -> int:
         """How many steps saw every edit prompt."""
         return min(session.observed_steps for session in self.sessions)
+
+    def step(self, level: NoiseLevel, predictions: Sequence[Predictions | None]) -> None:
+        """`MaskSession.step` for each edit, whose pixels so far are foreign to the others; None: it had no part."""
+        masks = self.masks
+        joined = None if masks is None or len(masks) == 1 else torch.stack(masks).any(0)
+        for number, (session, of_edit) in enumerate(zip(self.sessions, predictions, strict=True)):
+            if of_edit is None:
+                session.drop_step()
+            else:
+                session.step(level, of_edit, None if masks is None or joined is None else joined & ~masks[number])
 
     def resume(self, record: AttentionRecord, device: torch.device) -> None:
         """`MaskSession.resume` for each edit, from an earlier run with as many."""

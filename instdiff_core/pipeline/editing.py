@@ -217,8 +217,7 @@ def _sample(
 
     def masks_of_step(level: NoiseLevel, predictions: Sequence[Predictions]) -> list[Tensor]:
         for of_picture, part in zip(sessions, parts[: len(sessions)], strict=True):
-            for session, of_edit in zip(of_picture.sessions, predictions, strict=True):
-                session.step(level, of_edit.entries(part))
+            of_picture.step(level, [of_edit.entries(part) for of_edit in predictions])
         masks = [of_picture.masks or [] for of_picture in sessions]
         return [
             torch.cat([mask.expand(noise_samples, -1, -1) for mask in of_edit]) for of_edit in zip(*masks, strict=True)

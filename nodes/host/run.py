@@ -222,18 +222,15 @@ class InstantMaskRun:
     def _close_step(self, level: NoiseLevel, guided: list[Tensor]) -> None:
         """Let every edit with a part in this step make its mask, of the guided prediction of each."""
         without, self._without = self._without, None
-        for number, (edit, each) in enumerate(zip(self._edits, guided, strict=True)):
+        predictions: list[Predictions | None] = []
+        for number, each in enumerate(guided):
             with_prompt = self._edit_predictions.with_prompt(number)
-            if with_prompt is None:
-                edit.session.drop_step()
-                continue
-            edit.session.step(
-                level,
-                Predictions(
-                    drop_time(each), drop_time(with_prompt), None if without is None else drop_time(without),
-                    drop_time(self._model_latent.to(each)),
-                ),
+            parts = None if with_prompt is None else Predictions(
+                drop_time(each), drop_time(with_prompt), None if without is None else drop_time(without),
+                drop_time(self._model_latent.to(each)),
             )  # fmt: skip
+            predictions.append(parts)
+        self.session.step(level, predictions)
 
     def _calc_cond_batch(self, executor: Any, model: Any, conds: list[Any], *args: Any, **kwargs: Any) -> Any:
         """CALC_COND_BATCH: find the edit prompts in the step's first call; later calls of a step are other nodes'."""

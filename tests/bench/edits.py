@@ -4,7 +4,8 @@
 
 Edits pictures of two objects, each to become another (`scenes.two_edits`), with the embedded model as
 `tests.bench.masks` does, whose methods these are. In one run each edit has a prompt that names what the other
-leaves; in two, the second prompt names what the first run has made. Where edits of LEdits++ overlap, which it adds,
+leaves; in two, the second prompt names what the first run has made. Every run is finished as the templates do, in
+all of its mask, by the prompt that says what the picture then shows. Where edits of LEdits++ overlap, which it adds,
 here the first one has the pixel.
 
 Prints for each method and way, as means with bootstrap 95 % intervals: IoU and success of the first and of the
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,42 +26,63 @@ from pathlib import Path
 
 import numpy as np
 
-from instdiff_core.pipeline import Edit
+from instdiff_core.options import FinishOptions
+from instdiff_core.pipeline import Edit, finish
 from instdiff_core.refine import InstantMask
 
-from .catalogue import SHIPPED, model_named
+from .catalogue import SAMPLING
 from .common import interval
-from .engines import Engine
 from .judge import judged
-from .masks import BATCH, edit_by
+from .masks import BATCH, counted_rows, edit_by
 from .methods import METHODS
 from .scenes import Scene, two_edits
+from .unets import UNetEngine
 
 DEFAULT_METHODS = ("default", "LEdits++")
 FIGURES = ("IoU 1", "IoU 2", "success 1", "success 2", "both", "PSNR outside", "U-Net rows", "seconds")
 
+FINISHING = FinishOptions(steps=10, strength=0.8)
+"""With half of the templates' steps."""
+
 Figures = dict[str, float]
 
 
-def edit_at_once(engine: Engine, scenes: Sequence[Scene], seeds: Sequence[int], method: str) -> list[Figures]:
+def edit_at_once(engine: UNetEngine, scenes: Sequence[Scene], seeds: Sequence[int], method: str) -> list[Figures]:
     """Both edits of each scene in one run."""
-    edits, costs = edit_by(engine, engine.prepare(scenes, seeds), method)
+    edits, costs = edit_and_finish(engine, scenes, seeds, method)
     return [figures(scene, edit, edit.masks, costs) for scene, edit in zip(scenes, edits, strict=True)]
 
 
-def edit_in_turn(engine: Engine, scenes: Sequence[Scene], seeds: Sequence[int], method: str) -> list[Figures]:
+def edit_in_turn(engine: UNetEngine, scenes: Sequence[Scene], seeds: Sequence[int], method: str) -> list[Figures]:
     """The first edit of each scene, and the second one of the picture that comes of it."""
-    first, costs = edit_by(engine, engine.prepare([scene.edits[0] for scene in scenes], seeds), method)
+    first, costs = edit_and_finish(engine, [scene.edits[0] for scene in scenes], seeds, method)
     then = [
         replace(scene.edits[1], picture=edit.picture, prompt=scene.prompt)
         for scene, edit in zip(scenes, first, strict=True)
     ]
-    second, more = edit_by(engine, engine.prepare(then, seeds), method)
+    second, more = edit_and_finish(engine, then, seeds, method)
     total = {name: cost + more[name] for name, cost in costs.items()}
     return [
         figures(scene, after, (*before.masks, *after.masks), total)
         for scene, before, after in zip(scenes, first, second, strict=True)
     ]
+
+
+def edit_and_finish(
+    engine: UNetEngine, scenes: Sequence[Scene], seeds: Sequence[int], method: str
+) -> tuple[list[Edit], dict[str, float]]:
+    """Scenes edited by a method and finished, and what each of them has cost."""
+    edits, costs = edit_by(engine, engine.prepare(scenes, seeds), method)
+    started = time.perf_counter()
+    with counted_rows(engine) as rows:
+        finished = [
+            finish(engine.model, scene.picture, edit.mask.binary[0].numpy(), edit.latent, scene.prompt,
+                   options=FINISHING, seed=seed)
+            for scene, edit, seed in zip(scenes, edits, seeds, strict=True)
+        ]  # fmt: skip
+    costs["unet_evals"] += sum(rows) / len(scenes)
+    costs["seconds"] += (time.perf_counter() - started) / len(scenes)
+    return [replace(edit, picture=picture) for edit, picture in zip(edits, finished, strict=True)], costs
 
 
 def figures(scene: Scene, edit: Edit, masks: Sequence[InstantMask], costs: dict[str, float]) -> Figures:
@@ -87,7 +110,7 @@ def main() -> None:
     methods = options.methods.split(",")
     if unknown := [method for method in methods if method not in METHODS]:
         parser.error(f"no method {unknown[0]!r}: choose from {', '.join(METHODS)}")
-    engine = model_named(SHIPPED).load()
+    engine = UNetEngine(None, SAMPLING, replace(FINISHING, strength=0))
     results: dict[str, list[Figures]] = defaultdict(list)
     numbered = enumerate(two_edits(options.scenes, options.seed_offset), options.seed_offset)
     for batch in iter(lambda: list(islice(numbered, BATCH)), []):

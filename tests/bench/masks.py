@@ -250,7 +250,7 @@ def edited(engine: Engine, batch: Batch, cases: Sequence[Case], method: str) -> 
 def edit_by(engine: Engine, batch: Batch, method: str) -> tuple[list[Edit], dict[str, float]]:
     """A batch edited by one method, and what each edit has cost: `unet_evals`, `mask_evals`, `seconds`."""
     started, count = time.perf_counter(), len(batch.scenes)
-    with _counted_rows(engine) as rows:
+    with counted_rows(engine) as rows:
         approach = METHODS[method](batch)
         mask_rows = sum(rows)
         edits = batch.edit(approach)
@@ -259,7 +259,7 @@ def edit_by(engine: Engine, batch: Batch, method: str) -> tuple[list[Edit], dict
 
 
 @contextmanager
-def _counted_rows(engine: Engine) -> Iterator[list[int]]:
+def counted_rows(engine: Engine) -> Iterator[list[int]]:
     """Collects how many latents each call of the network had."""
     rows: list[int] = []
     hook = engine.network.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))

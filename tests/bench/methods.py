@@ -63,10 +63,10 @@ class _Decided(MaskSession):
         super().__init__(*session)
         self.decide = decide
 
-    def step(self, level: NoiseLevel, predictions: Predictions) -> Tensor | None:
+    def step(self, level: NoiseLevel, predictions: Predictions, foreign: Tensor | None = None) -> Tensor | None:
         assert predictions.without_prompt is not None
         self.guidance = (predictions.with_prompt - predictions.without_prompt).float().abs().sum(1)
-        return super().step(level, predictions)
+        return super().step(level, predictions, foreign)
 
     def mask_from(self, evidence: Evidence, settings: MaskSettings) -> Tensor:
         return self.decide(evidence, self.guidance)

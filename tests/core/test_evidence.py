@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from instdiff_core.attention import word_maps as read_words
 from instdiff_core.evidence import (
@@ -347,6 +348,26 @@ def test_a_recorder_that_goes_on_with_a_record_says_what_one_that_saw_all_says()
     later.close_step(level(sigmas[2]), predictions(seed=2))
     assert all(torch.equal(getattr(later.evidence(), part), getattr(whole.evidence(), part)) for part in PARTS)
     assert later.freeze(WORDS, 8).sigmas == whole.freeze(WORDS, 8).sigmas
+
+
+# ---- several edits ----
+
+
+def test_where_another_edit_has_the_latent_the_signals_stay_those_of_the_picture():
+    foreign = torch.zeros(1, 8, 12, dtype=torch.bool)
+    foreign[:, :, :6] = True
+    first, later = predictions(seed=1), predictions(seed=2)
+    recorder = Recorder()
+    for sigma, made, where in ((3.0, first, None), (2.0, later, foreign), (1.0, first, foreign)):
+        recorder.add_words(word_maps())
+        recorder.close_step(level(sigma), made, where)
+    steps = recorder.freeze(WORDS, 8).propagated[:, 0, :FIRST_PROPAGATED]
+    wanted = [functional.adaptive_avg_pool2d(made.signals(level(sigma)), (4, 6))[0] for sigma, made in (
+        (3.0, first), (2.0, later), (1.0, first)
+    )]  # fmt: skip
+    for step, signals in zip(steps, wanted, strict=True):
+        torch.testing.assert_close(step[..., :3], wanted[0][..., :3])
+        torch.testing.assert_close(step[..., 3:], signals[..., 3:])
 
 
 # ---- the latent's own noise mask ----

@@ -21,6 +21,7 @@ from instdiff_core.options import FINISH, PRESETS, FinishOptions, MaskSettings, 
 from instdiff_core.pipeline import EditModel, EditPrompt, edit, edit_batch, finish, load_mini, load_model
 from instdiff_core.pipeline.own_mask import OwnMaskSession
 from instdiff_core.refine import refine_record
+from tests.bench.scenes import two_edits
 
 FEW: dict[str, Any] = {"sampling": SamplingOptions(2), "finishing": FinishOptions(2, strength=0.5)}
 
@@ -163,6 +164,15 @@ def test_each_of_several_edits_finds_its_own_thing(model: EditModel) -> None:
     result = edit(model, picture, ["a frog and a tree", "a cat and a mushroom"], **FEW)
     scores = [float(iou(mask.binary[0], torch.tensor(truth))) for mask, truth in zip(result.masks, truths, strict=True)]
     assert min(scores) > 0.6
+
+
+def test_what_one_edit_paints_does_not_mislead_the_mask_of_another(model: EditModel) -> None:
+    (scene,) = two_edits(1, 9008)
+    options: dict[str, Any] = {"sampling": SamplingOptions(8), "finishing": FinishOptions(strength=0)}
+    masks = edit(model, scene.picture, scene.prompts, seed=9008, **options).masks
+    for mask, of_edit in zip(masks, scene.edits, strict=True):
+        assert of_edit.truth is not None
+        assert float(iou(mask.binary[0], torch.tensor(of_edit.truth))) > 0.8
 
 
 def test_several_edits_have_a_mask_each_and_leave_the_rest_bit_for_bit(
