@@ -61,6 +61,11 @@ RESIZED = """([width, height]) => {
     return innerWidth === width && innerHeight === height
         && fits(canvas.width, shown.width) && fits(canvas.height, shown.height)
 }"""
+SAMPLE_IN = """steps => {
+    const all = graph => graph.nodes.flatMap(node => [node, ...(node.subgraph ? all(node.subgraph) : [])])
+    for (const widget of all(app.graph).flatMap(node => node.widgets ?? []))
+        if (widget.name === 'steps' && widget.value) widget.value = steps
+}"""
 FRAME = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 LANGUAGE_LOOKUP = re.compile(r"/docs/[^/]+/[\w-]+\.md$")
@@ -130,6 +135,11 @@ class Frontend:
         if isinstance(workflow, str):
             name, saved = workflow, json.loads(template(workflow).read_text(encoding="utf-8"))
         self.page.evaluate("([saved, name]) => app.loadGraphData(saved, true, true, name)", [saved, name])
+        self.settle()
+
+    def sample_in(self, steps: int) -> None:
+        """Let every sampler of the open workflow, in its subgraphs too, take so many steps."""
+        self.page.evaluate(SAMPLE_IN, steps)
         self.settle()
 
     @property

@@ -97,6 +97,7 @@ def test_a_search_for_what_it_does_finds_the_node(frontend, search, name):
 
 def test_the_first_template_runs_from_the_run_button(frontend):
     frontend.load("edit_with_text")
+    frontend.sample_in(6)
     frontend.run()
     (result,) = frontend.node("SaveImage").pictures()
     assert result["width"] == result["height"] == 256
@@ -104,8 +105,8 @@ def test_the_first_template_runs_from_the_run_button(frontend):
 
 def test_a_preview_is_on_the_sampler_while_it_samples(frontend, failed):
     frontend.load("edit_with_text")
+    frontend.sample_in(1000)  # more than a page needs to show one
     sampler = frontend.node("InstDiffMaskedSampler")
-    sampler.set("steps", 1000)  # more than a page needs to show one
     prompt = frontend.press_run()
     (preview,) = sampler.pictures()
     assert preview["src"].startswith("blob:")

@@ -131,6 +131,7 @@ def test_it_is_found_by_its_name_placed_and_run(frontend, placed):
     scene.evaluate(connect, [0, edit.number, 3])
     edit.evaluate(connect, [0, image.number, 0])
     edit.evaluate(connect, [1, mask.number, 0])
+    frontend.sample_in(4)
     run = frontend.run()
     assert run.picture(str(image.number)).any()
     assert run.picture(str(mask.number)).any()
