@@ -1,4 +1,4 @@
-"""The pictures of the templates: what the template browser shows of each.
+"""The pictures of the templates, which the template browser shows, and of two edits in one run, for the README.
 
     INSTDIFF_THUMBNAILS=1 python -m pytest tests/live/test_thumbnails.py [-k NAME]
 
@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from instdiff_core.mini.scenes import compose, with_article
-from tests.live.frontend import template
+from tests.bench.scenes import two_edits
+from tests.live.frontend import ROOT, template
 
 TILE, GAP, TITLE = 256, 6, 28
 QUALITY = 88
@@ -57,6 +58,10 @@ SCENES = {
 """Of templates that need files: object, background, what it becomes, and a seed, for the embedded model."""
 
 
+TWO_EDITS, SCENE = ROOT / "web" / "docs" / "two_edits.jpg", 9001
+"""The picture of two edits, and the number of the benchmark's scene that it shows."""
+
+
 def draw(panels, path, note=""):
     """Pictures side by side below their titles, on white, with a note below them."""
     width = len(panels) * (TILE + GAP) - GAP
@@ -93,3 +98,21 @@ def test_an_edit_of_the_embedded_model_can_stand_for_one_that_needs_files(name):
         mask = result.mask.binary[0].numpy().astype(np.uint8)[..., None].repeat(3, -1) * 255
         panels = {"before": picture, f'mask found for "{with_article(after)}"': mask, "after": result.picture}
         draw(panels, template(name).with_suffix(".jpg"), NOTE)
+
+
+def test_two_edits_in_one_run_have_their_picture():
+    if os.environ.get("INSTDIFF_THUMBNAILS"):
+        from instdiff_core.options import FinishOptions
+        from instdiff_core.pipeline import edit, finish, load_mini
+
+        (scene,) = two_edits(1, SCENE)
+        model = load_mini()
+        result = edit(model, scene.picture, scene.prompts, seed=SCENE, finishing=FinishOptions(strength=0))
+        whole, latent = result.mask.binary[0].numpy(), result.latent
+        finishing = FinishOptions(strength=0.8)
+        after = finish(model, scene.picture, whole, latent, scene.prompt, options=finishing, seed=SCENE)
+        masks = [mask.binary[0].numpy().astype(np.uint8)[..., None].repeat(3, -1) * 255 for mask in result.masks]
+        named = {f'mask of "{text}"': mask for text, mask in zip(scene.prompts, masks, strict=True)}
+        draw({"before": scene.picture, **named, "after": after}, TWO_EDITS, NOTE)
+    with Image.open(TWO_EDITS) as picture:
+        assert picture.width == 4 * (TILE + GAP) - GAP
