@@ -85,7 +85,8 @@ class Evidence:
     spreads them over whole objects; a mean in which steps count by the fourth power of their noise
     level, since early steps show the picture and late ones its edit. `image_latent` ``[B, C, H, W]``
     is the latent of the picture. `noise_mask` ``[B, H, W]`` bool is where the latent's own noise
-    mask lets the sampler edit; None: everywhere.
+    mask lets the sampler edit; None: everywhere. `rest_ratio` ``[B]`` says how well the prompt fits what the mask
+    leaves to it (`rest.ask_about_rest`); None where that was not asked.
     """
 
     first: Tensor
@@ -93,15 +94,17 @@ class Evidence:
     propagated: Tensor
     image_latent: Tensor
     noise_mask: Tensor | None = None
+    rest_ratio: Tensor | None = None
 
     def shared(self) -> Evidence:
         """The mean over the batch, as a batch of one: for several noise samples of one picture.
 
         Without the noise masks, of which every picture keeps its own.
         """
-        return Evidence(
-            *(part.mean(0, keepdim=True) for part in (self.first, self.maps, self.propagated, self.image_latent))
-        )
+        parts = self.first, self.maps, self.propagated, self.image_latent
+        first, maps, propagated, image_latent = (part.mean(0, keepdim=True) for part in parts)
+        ratio = None if self.rest_ratio is None else self.rest_ratio.mean(0, keepdim=True)
+        return Evidence(first, maps, propagated, image_latent, rest_ratio=ratio)
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,9 @@ class AttentionRecord:
     `maps` ``[steps, batch, 2 + words, h, w]``, `propagated` ``[steps, batch, 3 + words, h, w]`` and
     `image_latent` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
     model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`), and `scale`
-    the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool is that of `Evidence`. `remark` is a
-    sentence on the sampling, for the report. `settings` are the edit's own, where it has any. Of several edits
-    in one run this is the first, and `further` has the others.
+    the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool and `rest_ratio` ``[batch]`` are those of
+    `Evidence`. `remark` is a sentence on the sampling, for the report. `settings` are the edit's own, where it has any.
+    Of several edits in one run this is the first, and `further` has the others.
     """
 
     maps: Tensor
@@ -126,6 +129,7 @@ class AttentionRecord:
     remark: str = ""
     settings: MaskSettings | None = None
     further: tuple[AttentionRecord, ...] = ()
+    rest_ratio: Tensor | None = None
 
     @staticmethod
     def joined(edits: Sequence[AttentionRecord]) -> AttentionRecord:
@@ -166,7 +170,7 @@ class AttentionRecord:
         sums = _Sums()
         for maps, propagated, weight in zip(self.maps, self.propagated, self.weights, strict=True):
             sums.add(maps.float(), propagated.float(), weight)
-            yield sums.evidence(self.image_latent.float(), self.noise_mask)
+            yield sums.evidence(self.image_latent.float(), self.noise_mask, self.rest_ratio)
 
 
 class Recorder:
@@ -189,6 +193,8 @@ class Recorder:
         self._signals: Tensor | None = None
         self._compared = False
         self._image_latent: Tensor | None = None
+        self.rest_ratio: Tensor | None = None
+        """That of `Evidence`, to be set when the last step is closed."""
 
     def resume(self, record: AttentionRecord, device: torch.device) -> None:
         """Begin with the steps of an earlier run on the same picture and words."""
@@ -263,7 +269,7 @@ class Recorder:
         """The evidence of all closed steps. Raises ``ValueError`` when there is none."""
         if self._image_latent is None:
             raise ValueError("no step has been recorded yet")
-        return self._sums.evidence(self._image_latent, self._noise_mask)
+        return self._sums.evidence(self._image_latent, self._noise_mask, self.rest_ratio)
 
     def freeze(self, words: PromptWords, scale: int) -> AttentionRecord:
         """Hand the record over, on the CPU. Raises ``ValueError`` when nothing was recorded."""
@@ -275,7 +281,10 @@ class Recorder:
         maps, propagated = (torch.stack(steps).cpu() for steps in (self._steps, self._propagated))
         sigmas = tuple(float(sigma) for sigma in torch.stack(self._sigmas).cpu())
         noise_mask = None if self._noise_mask is None else self._noise_mask.cpu()
-        return AttentionRecord(maps, propagated, self._image_latent.cpu(), words, sigmas, scale, noise_mask)
+        rest_ratio = None if self.rest_ratio is None else self.rest_ratio.cpu()
+        return AttentionRecord(
+            maps, propagated, self._image_latent.cpu(), words, sigmas, scale, noise_mask, rest_ratio=rest_ratio
+        )
 
     def _read_words(self, kind: Kind) -> None:
         """Make the maps of the cross-attention layers of a kind."""
@@ -307,13 +316,13 @@ class _Sums:
         self._maps.add(maps)
         self._propagated.add(propagated, weight)
 
-    def evidence(self, image_latent: Tensor, noise_mask: Tensor | None) -> Evidence:
+    def evidence(self, image_latent: Tensor, noise_mask: Tensor | None, rest_ratio: Tensor | None) -> Evidence:
         """The evidence of the steps so far, of which there must be one."""
         maps, propagated = self._maps.value, self._propagated.value
         assert self._first is not None
         assert maps is not None
         assert propagated is not None
-        return Evidence(self._first, maps, propagated, image_latent, noise_mask)
+        return Evidence(self._first, maps, propagated, image_latent, noise_mask, rest_ratio)
 
 
 class _Mean:

@@ -34,7 +34,10 @@ from .shape import shape_masks
 from .tokens import PromptWords, find_nearest_word, find_words
 
 FITS, CONTRADICTS = 0.95, 1.2
-"""Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
+"""Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes.
+
+The rest of a picture stays up to the first too (`rest`).
+"""
 
 PICTURE_RADIUS = 2
 """Latent pixels within which the finished mask follows the edges of the picture."""
@@ -76,7 +79,7 @@ class InstantMask:
     (`MaskSettings.min_area`); both end where the latent's own noise mask does. `confidence` ``[B]``
     float32 in 0..1, how cleanly the mask parts the soft mask in two (`maps.measure_separation`), beyond the
     noise mask too; `fits` ``[B]`` bool, whether the prompt contradicts nothing that stands out in
-    the picture, so that the mask is what is left: always false for "attention".
+    the picture, so that the mask is what is left, or empty where that fits too: always false for "attention".
     """
 
     soft: Tensor
@@ -267,7 +270,10 @@ def contradiction(evidence: Evidence) -> Tensor:
 
 
 def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, follow: FollowEdges) -> Found:
-    """Where the prompt would change the picture and contradicts it; where it contradicts nothing, all the rest."""
+    """Where the prompt would change the picture and contradicts it; where it contradicts nothing, all the rest.
+
+    Nothing, where it fits the rest too.
+    """
     change, error, without = (evidence.propagated[:, channel] for channel in (CHANGE, ERROR, ERROR_WITHOUT))
     salient = rescale_to_unit(change)
     ratio = error / without.clamp(min=TINY)
@@ -291,6 +297,9 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, fo
     radius = 2 * max(1, round(size[0] / place.shape[-2]))
     soft = follow(resize(place, size), evidence.image_latent, radius)
     soft = centre_threshold(rescale_to_unit(blur(soft, settings.blur)))
+    if evidence.rest_ratio is not None:
+        unchanged = fits & (evidence.rest_ratio < FITS)
+        soft = torch.where(unchanged[:, None, None], 0.0, soft)
     return soft, find_roles, fits
 
 

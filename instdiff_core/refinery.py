@@ -89,7 +89,10 @@ class Refinery:
         if self.settings.share:
             return evidence.shared()
         one = slice(number, number + 1)
-        return Evidence(evidence.first[one], evidence.maps[one], evidence.propagated[one], evidence.image_latent[one])
+        ratio = None if evidence.rest_ratio is None else evidence.rest_ratio[one]
+        return Evidence(
+            evidence.first[one], evidence.maps[one], evidence.propagated[one], evidence.image_latent[one], None, ratio
+        )
 
     def _picture_of(self, number: int) -> Tensor | None:
         """The picture whose edges a mask follows, ``[1, 3, H, W]`` float32 in 0..1."""

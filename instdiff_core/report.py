@@ -8,6 +8,7 @@ from typing import Any
 from .evidence import AttentionRecord
 from .options import MaskSettings
 from .refine import Convergence, InstantMask, trace_convergence
+from .rest import NOISE_SAMPLES
 from .tokens import PromptWords
 
 UNSURE = 0.7
@@ -61,6 +62,8 @@ def describe_mask(
     remedy = _remedy(record.sigmas[0], settings)
     pictures = range(len(mask.binary))
     lines = [_line(collect_facts(mask, record.words, convergence, picture), picture, remedy) for picture in pictures]
+    if record.rest_ratio is not None and mask.fits.any():
+        lines.append(f"Whether the prompt fits the rest too was asked in {2 * NOISE_SAMPLES} more model evaluations.")
     return "\n".join([*lines, record.remark] if record.remark else lines)
 
 
@@ -96,6 +99,11 @@ def _line(facts: dict[str, Any], picture: int, remedy: str) -> str:
     if "settled" in facts:
         text += f"settled at step {facts['settled']} of {facts['steps']}, "
     text += f"confidence {facts['confidence']:.2f}"
+    if facts["mask_area"] == 0 and facts["fits"]:
+        return (
+            f"{text}. The prompt fits the picture as it is, so there is nothing to change: "
+            "name the word to change if that is wrong."
+        )
     if facts["mask_area"] == 0:
         return f"{text}. The mask is empty: lower the threshold, or name the words to use."
     if facts["mask_area"] == 1:

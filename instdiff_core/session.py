@@ -78,6 +78,18 @@ class MaskSession:
             self._find_mask()
         return self.mask
 
+    @property
+    def leaves_rest(self) -> bool:
+        """Whether the mask of any picture is all but what the prompt explains. Waits for the device."""
+        if self._settings is None or self._settings.method != "change" or not self.observed_steps:
+            return False
+        return bool(refine(self._recorder.evidence(), self.words, self._settings).fits.any())
+
+    def answer_rest(self, ratio: Tensor) -> None:
+        """Make the mask again, with the `rest_ratio` ``[B]`` of `Evidence`."""
+        self._recorder.rest_ratio = ratio
+        self._find_mask()
+
     def final(self, size: tuple[int, int], settings: MaskSettings, picture: Tensor) -> InstantMask:
         """The mask of the steps so far at image size ``(H, W)``, by the edges of `picture`, as `resize_mask` has it."""
         mask = refine(self._recorder.evidence(), self.words, settings)

@@ -81,7 +81,7 @@ class FindInPhoto(io.ComfyNode):
         def look(crops: Tensor, quick: bool) -> Sighting:
             latent = host.encode(vae, crops)
             host.check_channels(model, host.get_samples(latent))
-            wrapper = host.InstantMaskWrapper(settings, prompt)
+            wrapper = host.InstantMaskWrapper(settings, prompt, asks=False)
             taken = min(steps, QUICK_STEPS) if quick else steps
             host.sample(host.wrap_model(model, wrapper), latent, positive, negative, steps=taken, **widgets)
             return see(wrapper.record, settings, crops)

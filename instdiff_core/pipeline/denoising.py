@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from .. import rest
 from ..blend import keep_edits
 from ..evidence import Predictions
 from ..noise import NoiseLevel
@@ -55,6 +56,20 @@ def make_noise(latent: Tensor, seeds: Sequence[int], noise_samples: int = 1) -> 
     shape = (noise_samples, *latent.shape[1:])
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.cat(noise).to(latent)
+
+
+def predict_at_almost_pure_noise(
+    model: EditModel, image_latent: Tensor, context: Tensor, seed: int
+) -> tuple[Tensor, Tensor]:
+    """`rest.Predict` for one picture ``[1, C, h, w]``, with the contexts ``[2, L, D]`` of a prompt and of none."""
+    scheduler = DDIMScheduler.from_config(model.scheduler.config, clip_sample=False)
+    ratios = (1 / scheduler.alphas_cumprod - 1).sqrt()
+    step = (ratios - rest.ALMOST_PURE).abs().argmin()
+    noisy = scheduler.add_noise(image_latent, rest.make_noise(image_latent, seed), step[None])
+    scheduler.set_timesteps(scheduler.config.num_train_timesteps)
+    outputs = model.predict(noisy.expand(2, -1, -1, -1), step, context)
+    with_prompt, without = scheduler.step(outputs, step, noisy).pred_original_sample.split(1)
+    return with_prompt, without
 
 
 def encode_prompts(model: EditModel, prompts: Sequence[Sequence[str]]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from ..noise import NoiseLevel
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings, SamplingOptions
 from ..refine import InstantMask, WordRoles
 from ..report import collect_facts
+from ..rest import ask_about_rest
 from ..session import EditSessions, MaskSession
 from ..tokens import PromptWords
-from .denoising import Progress, Schedule, denoise, encode_prompts, make_noise
+from .denoising import Progress, Schedule, denoise, encode_prompts, make_noise, predict_at_almost_pure_noise
 from .model import EditModel, Picture
 from .prompts import Prompt, ReadEdit, read_edits, split_edits
 from .reading import AttentionReader, Kind
@@ -115,6 +117,7 @@ def edit_batch(
     latents = _sample(
         schedule, sampling, image_latents, texts, seeds, sessions, lambda done, _: report_progress(done, total)
     )
+    latents = _keep_what_fits(model, image_latents, latents, texts, sessions)
     masks = [_final_masks(*parts) for parts in zip(sessions, edits, pictures, strict=True)]
     ended = _now(model.device)
     finished = _finish(
@@ -230,6 +233,28 @@ def _sample(
             schedule, repeated, repeated, noise, context.repeat_interleave(noise_samples, 1), options.cfg,
             masks_of_step, progress,
         )[::noise_samples]  # fmt: skip
+
+
+def _keep_what_fits(
+    model: EditModel,
+    image_latents: Tensor,
+    latents: Tensor,
+    texts: Sequence[Sequence[str]],
+    sessions: Sequence[EditSessions],
+) -> Tensor:
+    """The sampled latents ``[pictures, C, h, w]``, with the picture where `ask_about_rest` finds nothing to change."""
+    context = encode_prompts(model, texts)
+    for number, of_picture in enumerate(sessions):
+        image_latent = image_latents[number : number + 1]
+        for session, of_edit in zip(of_picture.sessions, context[1:], strict=True):
+            pair = torch.stack([of_edit[number], context[0, number]])
+            ask_about_rest(session, image_latent, partial(predict_at_almost_pure_noise, model, image_latent, pair))
+    masks = [of_picture.mask for of_picture in sessions]
+    kept = [
+        latent if mask is None else torch.where(mask[0], latent, image_latent)
+        for latent, mask, image_latent in zip(latents, masks, image_latents, strict=True)
+    ]
+    return torch.stack(kept)
 
 
 def _finish(

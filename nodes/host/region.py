@@ -112,15 +112,22 @@ def _obstacle(reader: Reader, options: dict[str, Any], conds: dict[str, list[dic
     """Why the model must see the whole picture, as the end of a sentence; None: it need not."""
     if reader.unit is None:
         return "this kind of model places what it sees in the whole picture"
+    if patches := find_patches(options, conds):
+        return f"{patches}, and may need all of it"
+    return None
+
+
+def find_patches(options: dict[str, Any], conds: dict[str, list[dict[str, Any]]]) -> str | None:
+    """What changes the model's calls beside us, as a sentence; None: nothing does."""
     transformer = options.get("transformer_options", {})
     wrappers = transformer.get("wrappers", {})
     patched = [name for name in FUNCTIONS if options.get(name)]
     patched += [name for name in ("patches", "patches_replace") if _holds(transformer.get(name))]
     patched += [kind for kind in CALLS if _holds(wrappers.get(kind))]
     if patched:
-        return f"another node changes the model's calls ({', '.join(patched)}), and may need all of it"
+        return f"another node changes the model's calls ({', '.join(patched)})"
     if any("gligen" in cond or _patches_model(cond.get("hooks")) for cond in _all(conds)):
-        return "a conditioning (GLIGEN or hooks) changes the model's calls, and may need all of it"
+        return "a conditioning (GLIGEN or hooks) changes the model's calls"
     return None
 
 

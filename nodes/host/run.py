@@ -6,10 +6,12 @@ import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import comfy.patcher_extension
+import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -17,9 +19,10 @@ from torch import Tensor
 from ...instdiff_core.blend import keep_edits
 from ...instdiff_core.evidence import AttentionRecord, Predictions
 from ...instdiff_core.noise import NoiseLevel
+from ...instdiff_core.rest import ALMOST_PURE, ask_about_rest, make_noise
 from ...instdiff_core.session import EditSessions
 from .edits import EditPredictions, SampledEdit
-from .levels import find_noise_level
+from .levels import find_noise_level, find_sigma
 from .pictures import drop_time, keep_picture
 from .preview import outline_previews
 from .readers import Reader
@@ -30,6 +33,9 @@ EMPTY = "instdiff_empty"
 
 WITHOUT_PROMPT = ("empty_negative_prompt", "negative")
 """The conditionings that stand for no prompt, by their names in the host's guiders, the more suitable first."""
+
+STEP_LIMITS = ("timestep_start", "timestep_end")
+"""What the host makes of a conditioning's limits to some steps."""
 
 EXTRA_STEPS = 2
 """Steps in which the model is asked what it makes of the picture without prompt, where the sampling never does.
@@ -43,20 +49,20 @@ class InstantMaskRun:
     """The hooks and the state of one sampling, of one edit or several.
 
     `image_latent` ``[B, C, H, W]`` is the latent of the picture. `noisy` says that the sampling adds noise
-    to its latent, rather than going on with one that is noisy already. `region` computes a part of the
-    picture only; None: every step computes the whole.
+    to its latent, rather than going on with one that is noisy already, `asks` whether `ask_about_rest` is asked at
+    the end. `region` computes a part of the picture only; None: every step computes the whole.
     """
 
     _model_latent: Tensor
 
     def __init__(
         self, guider: Any, edits: Sequence[SampledEdit], reader: Reader, image_latent: Tensor, noisy: bool,
-        region: RegionSampling | None = None,
+        asks: bool, region: RegionSampling | None = None,
     ) -> None:  # fmt: skip
         self.session = EditSessions([edit.session for edit in edits])
         self.image_latent, self._region = image_latent, region
         self._guider, self._edits, self._edit_predictions = guider, edits, EditPredictions(guider, edits)
-        self._reader, self._noisy = reader, noisy
+        self._reader, self._noisy, self._asks = reader, noisy, asks
         self._reading = False
         self._awaiting_call = False
         self._noise: Tensor | None = None
@@ -152,7 +158,31 @@ class InstantMaskRun:
         if callback is not None:
             latent_format = self._guider.model_patcher.get_model_object("latent_format")
             callback = outline_previews(callback, latent_format, lambda: self.session.mask, self._model_latent)
-        return executor(guider, sigmas, extra, callback, noise, latent, *args, **kwargs)
+        # before sampling: uni_pc writes into the sigmas
+        leaves_noise = float(sigmas[-1]) > 0
+        samples: Tensor = executor(guider, sigmas, extra, callback, noise, latent, *args, **kwargs)
+        if self._asks and not leaves_noise:
+            self._ask_about_rest()
+        return samples
+
+    def _ask_about_rest(self) -> None:
+        """`ask_about_rest` for every edit whose prompts hold in all steps."""
+        latent = drop_time(self._model_latent)
+        for edit in self._edits:
+            conds = [self._guider.conds[edit.name], self._guider.conds[self._without_prompt]]
+            if not any(limit in cond for each in conds for cond in each for limit in STEP_LIMITS):
+                ask_about_rest(edit.session, latent, partial(self._predict_at_almost_pure_noise, conds))
+
+    def _predict_at_almost_pure_noise(self, conds: list[Any], seed: int) -> tuple[Tensor, Tensor]:
+        """`rest.Predict` for the conditionings of a prompt and of none."""
+        model, latent = self._guider.inner_model, self._model_latent
+        sampling = model.model_sampling
+        sigma = find_sigma(sampling, ALMOST_PURE).to(latent)
+        noisy = sampling.noise_scaling(sigma, make_noise(latent, seed), latent)
+        with_prompt, without = comfy.samplers.calc_cond_batch(
+            model, conds, noisy, sigma.expand(len(latent)), self._guider.model_options
+        )
+        return drop_time(with_prompt), drop_time(without)
 
     def _check_areas(self, latent: Tensor) -> None:
         """Raises ``ValueError`` when the edit prompt is limited to a part of the picture.

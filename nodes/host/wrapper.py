@@ -25,7 +25,7 @@ from .edits import POSITIVE, SampledEdit, find_limit
 from .notices import warn_of_noise, warn_of_size
 from .pictures import Latent, drop_time, find_editable, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import Reader, check_readable, reader_for
-from .region import RegionSampling
+from .region import RegionSampling, find_patches
 from .run import InstantMaskRun
 from .text import EditPrompt, check_prompts, settings_of_prompts
 
@@ -47,7 +47,8 @@ class InstantMaskWrapper:
     `settings`: None samples without a mask and only records. `prompt` is the edit prompt; without it
     it is found in the positive conditioning, or several are. `mask` ``[B, h, w]`` in 0..1, of any size, takes the
     place of the instant mask. `image_latent` ``[B, C, H, W]`` is the latent of the picture; without it
-    the latent that is sampled is.
+    the latent that is sampled is. `asks`: whether `ask_about_rest` may be
+    asked, which it is where no other node changes the model's calls.
 
     Every sampled latent carries the record of its own sampling (`get_record`), so that caches, and
     several samplers behind one guide, cannot mix them up.
@@ -59,7 +60,9 @@ class InstantMaskWrapper:
         prompt: EditPrompt | None = None,
         mask: Tensor | None = None,
         image_latent: Tensor | None = None,
+        asks: bool = True,
     ) -> None:
+        self.asks = asks
         self.settings, self.prompt, self.mask, self.image_latent = settings, prompt, mask, image_latent
         self._record: AttentionRecord | None = None
         self._runs = 0
@@ -146,7 +149,9 @@ class InstantMaskWrapper:
         region = None
         if self.settings is not None and self.settings.region == "auto":
             region = RegionSampling(reader, guider.model_options, guider.conds)
-        run = InstantMaskRun(guider, edits, reader, image_latent, noisy, region)
+        # what others do around the model's calls, such as caches, may not bear one outside of the sampling
+        asks = self.asks and find_patches(guider.model_options, guider.conds) is None
+        run = InstantMaskRun(guider, edits, reader, image_latent, noisy, asks, region)
         earlier: Sampling | None = getattr(latent, SAMPLING, None)
         if earlier is not None and earlier.noise is not None and not noisy:
             run.go_on(earlier.record, earlier.noise)

@@ -1,4 +1,4 @@
-"""Joint-attention models in the benchmark: in ComfyUI, through the pack's own nodes."""
+"""Models of the benchmark in ComfyUI, through the pack's own nodes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from instdiff_core.evidence import AttentionRecord
 from instdiff_core.options import FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Edit, Picture
 from instdiff_core.pipeline.editing import first_mask
@@ -29,14 +30,22 @@ SAMPLER: dict[str, Any] = {"sampler_name": "euler", "scheduler": "simple"}
 
 
 class HostedEngine:
-    """An `engines.Engine` of the flow model in a folder; `block` reads one of its blocks alone (double ones first)."""
+    """An `engines.Engine` of the flow model in a folder, or of the embedded U-Net (None).
 
-    def __init__(self, folder: Path, sampling: SamplingOptions, finishing: FinishOptions, block: int | None) -> None:
+    `block` reads one of the flow model's blocks alone (double ones first).
+    """
+
+    def __init__(
+        self, folder: Path | None, sampling: SamplingOptions, finishing: FinishOptions, block: int | None = None
+    ) -> None:
         load_pack()
         from tests.flow_model import load_flow
 
         loaders = _module("host.mini_model")
-        self.model, self.clip = load_flow(loaders, folder)
+        if folder is None:
+            self.model, self.clip = loaders.load_mini_unet(), loaders.load_mini_clip()
+        else:
+            self.model, self.clip = load_flow(loaders, folder)
         self.vae = loaders.load_mini_vae()
         self.sampling, self.finishing = sampling, finishing
         if block is not None:
@@ -63,6 +72,15 @@ class HostedEngine:
 
     def encode_prompt(self, text: str) -> Any:
         return self.run("encode", "EncodeEditPrompt", clip=self.clip, text=text)[0]
+
+    @torch.inference_mode()
+    def record(self, scene: Scene, seed: int, **widgets: Any) -> AttentionRecord:
+        """What Masked Sampler records of a scene, with these values of its widgets."""
+        record: AttentionRecord = self.run(
+            "sampler", "MaskedSampler", model=self.model, positive=self.encode_prompt(scene.prompt),
+            negative=self.empty_prompt, latent_image={"samples": self.vae.encode(_image(scene))}, seed=seed, **widgets,
+        )[2]  # fmt: skip
+        return record
 
     @cached_property
     def empty_prompt(self) -> Any:
@@ -94,7 +112,7 @@ class _HostedScene:
     @torch.inference_mode()
     def __init__(self, engine: HostedEngine, scene: Scene, seed: int) -> None:
         self.engine, self.scene, self.seed = engine, scene, seed
-        self.image = torch.tensor(scene.picture)[None].float() / 255
+        self.image = _image(scene)
         self.latent = {"samples": engine.vae.encode(self.image)}
         self.positive = engine.encode_prompt(scene.prompt)
         prompts = {"positive": self.positive, "negative": engine.empty_prompt}
@@ -153,6 +171,11 @@ def _read_one_block(number: int) -> None:
         return made
 
     readers.READERS["Flux"] = reader
+
+
+def _image(scene: Scene) -> Tensor:
+    """The scene's picture as the host has it ``[1, H, W, 3]`` in 0..1."""
+    return torch.tensor(scene.picture)[None].float() / 255
 
 
 def _picture(image: Tensor) -> Picture:

@@ -19,7 +19,8 @@ What is measured (None where it has no meaning):
   "nothing to change": the object is still found. None for other people's pictures.
 - psnr_outside, psnr_outside_unfinished in dB outside the truth; 100 stands for an equal picture. kept (found
   again, 0 or 1) and kept_psnr: the object that must stay.
-- area, the masked part of the picture; sane, where there is no truth: it is 0.5 to 60 %.
+- area, the masked part of the picture; sane, where there is no truth: it is 0.5 to 60 %,
+  or none where nothing is to change.
 - index_word_right and confidence of instant masks, and confidence_correlation, Spearman's, with the IoU.
 - unet_evals, the latents that passed the network for one edit, two a step; mask_evals, those of them
   that were for nothing but the mask. seconds for an edit, in batches of 16, without encoding the picture; on a

@@ -68,6 +68,10 @@ class _Decided(MaskSession):
         self.guidance = (predictions.with_prompt - predictions.without_prompt).float().abs().sum(1)
         return super().step(level, predictions, foreign)
 
+    @property
+    def leaves_rest(self) -> bool:
+        return False
+
     def mask_from(self, evidence: Evidence, settings: MaskSettings) -> Tensor:
         return self.decide(evidence, self.guidance)
 

@@ -92,7 +92,7 @@ def test_a_given_mask_needs_one_whole_step(host, calls, settings, latent, spot):
 
 def test_a_mask_that_does_not_settle_computes_the_whole_picture(host, calls, settings, latent):
     samples, _, attention = host.edit(latent, settings=settings, steps=2)
-    assert calls == [WHOLE] * 2
+    assert set(calls) == {WHOLE}
     assert torch.equal(samples, host.edit(latent, steps=2)[0])
     assert "since the mask did not settle" in report(host, attention)
 

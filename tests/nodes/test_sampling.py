@@ -114,3 +114,27 @@ def snapshot():
     return lambda model: copied(
         [model.model_options, model.patches, model.object_patches, model.wrappers, model.callbacks, model.attachments]
     )
+
+
+def test_a_prompt_that_fits_the_picture_leaves_it_bit_for_bit_and_says_so(host):
+    latent, _ = host.scene("cat", "snow")
+    samples, mask, attention = host.edit(latent, positive=host.prompt("a cat in the snow"), denoise=0.5)
+    assert torch.equal(samples, latent)
+    assert not mask.any()
+    assert "nothing to change" in host.run("InstDiffRefineMask", attention=attention)[2]
+
+
+def test_another_nodes_hooks_on_the_models_calls_are_not_called_outside_of_the_sampling(host):
+    """Caches and the like may not bear it: then the whole background is taken for what is to change."""
+    latent, truth = host.scene("cat", "snow")
+    calls = []
+
+    def count(executor, *arguments, **named):
+        calls.append(1)
+        return executor(*arguments, **named)
+
+    model = host.model.clone()
+    model.add_wrapper("diffusion_model", count)
+    _, mask, _ = host.edit(latent, model=model, positive=host.prompt("a cat in the snow"), denoise=0.5)
+    assert len(calls) == 4
+    assert host.iou(mask, ~truth) > 0.75

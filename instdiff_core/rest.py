@@ -1,0 +1,46 @@
+"""Whether the rest of a picture, all but what the prompt explains, is to change: asked at almost pure noise.
+
+There a prediction shows what the prompt says, and hardly the picture: a prompt that fits the rest brings it nearer to
+the picture than no prompt does, one that wants another background takes it away. At the noise levels of an edit the
+two cannot be told apart (docs/method.md, 5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .maps import TINY
+from .session import MaskSession
+
+ALMOST_PURE = 14.0
+"""Noise to signal when it is asked: that of the first steps that Stable Diffusion was trained on."""
+
+NOISE_SAMPLES = 4
+
+Predict = Callable[[int], tuple[Tensor, Tensor]]
+"""The predictions with and without prompt, clean latents ``[B, C, h, w]``, of the picture with the noise of a seed."""
+
+
+def ask_about_rest(session: MaskSession, image_latent: Tensor, predict: Predict) -> None:
+    """Where the mask of a sampled session is the rest of a picture, learn whether that is to change, and mask again.
+
+    `image_latent` ``[B, C, h, w]`` is the latent of the picture. Costs `NOISE_SAMPLES` times two predictions where
+    there is such a mask, and nothing elsewhere. Waits for the device.
+    """
+    if session.mask is None or not session.leaves_rest:
+        return
+    rest = session.mask
+    errors = torch.zeros(2, len(image_latent), device=image_latent.device)
+    for seed in range(NOISE_SAMPLES):
+        distances = (torch.stack(predict(seed)) - image_latent).float().square().mean(2)
+        errors += (distances * rest).sum((-2, -1))
+    session.answer_rest(errors[0] / errors[1].clamp(min=TINY))
+
+
+def make_noise(image_latent: Tensor, seed: int) -> Tensor:
+    """The noise of a seed, the same for every picture of a batch and on every device, like `image_latent`."""
+    noise = torch.randn(image_latent.shape[1:], generator=torch.Generator().manual_seed(seed))
+    return noise.to(image_latent).expand_as(image_latent)
