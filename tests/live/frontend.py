@@ -29,6 +29,7 @@ SETTINGS = {
     "Comfy.Pointer.DoubleClickTime": 1000,  # a busy machine takes its time between the two clicks
     "Comfy.Minimap.Visible": False,  # it covers nodes
     "Comfy.Graph.CanvasInfo": False,
+    "Comfy.RightSidePanel.IsOpen": False,  # help pages open it, and it takes a chosen node's widgets
     "Comfy.Locale": "en",
     "Comfy.ColorPalette": "dark",
 }

@@ -128,6 +128,7 @@ def two_edits(frontend):
     editor = Editor(frontend)
     editor.node.show()
     editor.picture.wait_for()
+    editor.settle()
     return editor
 
 
