@@ -86,7 +86,7 @@ def measure(
                 values[name].append(value)
         _add(fid, before, real=True)
         _add(fid, after, real=False)
-    figures: Figures = {name: float(np.mean(each)) for name, each in values.items()}
+    figures: Figures = {name: float(np.mean(numbers)) for name, numbers in values.items()}
     count = sum(map(len, classes.values()))
     figures["fid"] = float(fid.compute()) if count > 1 else None
     distances = [class_distance(networks, references(prompt), pictures) for prompt, pictures in classes.items()]

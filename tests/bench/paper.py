@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,6 +36,7 @@ from instdiff_core.pipeline import Picture
 
 from . import data, masks
 from .catalogue import FINISHING
+from .common import Mask
 from .figures import FIGURES, EditedScene, Figures, measure
 from .networks import ClassifierNetworks, LibraryNetworks, MissingNetworks, Networks
 from .scenes import SEED, Scene
@@ -103,12 +103,19 @@ class Run:
 
 
 class Edits:
-    """The edits in a folder: pictures, masks, and what each cost, in a journal."""
+    """The edits in a folder: pictures, masks, and what each cost, in a journal.
 
-    def __init__(self, out: Path) -> None:
+    Raises ``ValueError`` for a folder with edits of other `settings`.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, str]) -> None:
+        noted = out / "settings.json"
+        if noted.exists() and (earlier := json.loads(noted.read_text(encoding="utf-8"))) != settings:
+            raise ValueError(f"{out} holds edits of {earlier}, not of {settings}: take another folder")
         self._out = out
         self._costs: dict[tuple[str, int], dict[str, float]] = {}
         (out / "unfinished").mkdir(parents=True, exist_ok=True)
+        noted.write_text(json.dumps(settings), encoding="utf-8")
         self._journal = out / "edits.jsonl"
         for line in self._journal.read_text(encoding="utf-8").split("\n") if self._journal.exists() else ():
             try:
@@ -120,7 +127,7 @@ class Edits:
     def has(self, run: Run, number: int) -> bool:
         return (run.folder, number) in self._costs
 
-    def add(self, run: Run, number: int, picture: Picture, mask: Any, cost: dict[str, float]) -> None:
+    def add(self, run: Run, number: int, picture: Picture, mask: Mask, cost: dict[str, float]) -> None:
         (self._out / "edits" / run.folder).mkdir(parents=True, exist_ok=True)
         for name, image in (("", Image.fromarray(picture)), (".mask", Image.fromarray(mask.astype(np.uint8) * 255))):
             write_whole(self._out, f"edits/{run.folder}/{number}{name}.png", image.save)
@@ -228,13 +235,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=4, help="scenes at a time; default: %(default)s")
     options = parser.parse_args(arguments)
     try:
-        run(options)
+        write_tables(options)
     except (ValueError, OSError, MissingNetworks) as error:
         print(f"paper: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
 
-def run(options: argparse.Namespace) -> None:
+def write_tables(options: argparse.Namespace) -> None:
     """Edit, measure, and write the results."""
     suite, composed = SUITES[options.suite], options.suite == "composed"
     methods = [name.strip() for name in options.methods.split(",")]
@@ -250,22 +257,23 @@ def run(options: argparse.Namespace) -> None:
         write_composed(folder, count or 0)
     scenes = Scenes(data.entries(folder, size, suite.masks)[:count])
     engine = UNetEngine(options.model, *(COMPOSED if composed else PUBLISHED))
-    edits = Edits(options.out)
+    settings = {"suite": options.suite, "model": str(options.model or "mini"), "size": str(size)}
+    edits = Edits(options.out, settings)
     edit_scenes(engine, scenes, runs, edits, options.batch_size)
 
     real = partial(references, folder, scenes, size)
     figures: dict[str, dict[float, Figures]] = defaultdict(dict)
-    for each in runs:
-        found = measure(partial(edits.read, each, scenes), networks, real, suite.structure) | edits.mean_cost(each)
-        figures[each.method][each.strength] = found
-        print(each.folder, found, flush=True)
+    for run in runs:
+        row = measure(partial(edits.read, run, scenes), networks, real, suite.structure) | edits.mean_cost(run)
+        figures[run.method][run.strength] = row
+        print(run.folder, row, flush=True)
     rows = [(f"{method}, {at:g}", row) for method, by_strength in figures.items() for at, row in by_strength.items()]
     rows += [(f"*{name}, published, not measured*", row) for name, row in suite.published]
     text = table(rows)
     if scenes.skipped:
         text += "\n\nLeft out:\n\n" + "\n".join(f"- {name}: {why}" for name, why in scenes.skipped.items())
-    content = {"suite": options.suite, "model": str(options.model or "mini"), "figures": figures}
-    (options.out / "results.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    content = json.dumps({**settings, "figures": figures}, indent=2)
+    (options.out / "results.json").write_text(content, encoding="utf-8")
     (options.out / "table.md").write_text(text + "\n", encoding="utf-8")
     draw(figures, options.out / "tradeoff")
     print(text)

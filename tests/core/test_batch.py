@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +277,24 @@ def test_a_row_that_is_no_job_says_why(tmp_path: Path, name: str) -> None:
     assert message in bad.error
     assert bad.error.startswith("row 1: ")
     assert isinstance(good, Job)
+
+
+def test_columns_of_other_types_in_parquet_are_said_row_by_row(tmp_path: Path) -> None:
+    today = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    columns: dict[str, tuple[Any, str]] = {
+        "picture": (b"a.png", "picture must be text"),
+        "prompt": ({"text": "a dog"}, "prompt must be text"),
+        "seed": (Decimal("1.5"), "seed must be a number"),
+        "strength": (today, "strength must be a number"),
+        "id": (2.5, "id must be text"),
+        "words": ([1, 2], "words must be text"),
+        "mask": (True, "mask must be text"),
+    }
+    for name, (value, message) in columns.items():
+        row = {"picture": "a.png", name: value}
+        (bad,) = read_jobs(write_table(tmp_path / f"{name}.parquet", [row]), {**DEFAULTS, "prompt": "a dog"})
+        assert isinstance(bad, BadRow)
+        assert message in bad.error
 
 
 def test_hostile_rows_write_nothing_outside_the_folder_of_results(folder: Path) -> None:

@@ -107,6 +107,13 @@ def test_started_again_nothing_is_edited_twice_and_what_is_missing_is(out: Path)
     assert after == before
 
 
+def test_a_folder_with_edits_of_another_size_is_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        paper.main(["--suite", "composed", "--limit", "12", "--size", "64", "--out", str(out)])
+    assert end.value.code == 2
+    assert "take another folder" in capsys.readouterr().err
+
+
 def test_what_cannot_be_read_is_listed_and_stops_nothing(out: Path, tmp_path: Path) -> None:
     lines = (out / "data" / "list.txt").read_text(encoding="utf-8").splitlines()[:2]
     (tmp_path / "images").mkdir()
