@@ -29,6 +29,15 @@ CONTEXTS: Mapping[frozenset[str], tuple[str, ...]] = {
 """Whose encodings make the context, where there are several encoders: SDXL's stand side by side, Flux has T5's,
 SD3 both, HiDream those of T5 and Llama. The rest is pooled."""
 
+OMNI_ENCODER = ["qwen3_4b"]
+"""The encoders of Z-Image."""
+
+OMNI_OPTION = "reference_latents_text_embeds"
+"""The option of a conditioning that TextEncodeZImageOmni has made with pictures."""
+
+OMNI_TEMPLATE = "<|vision_end|>{}<|im_end|>\n<|im_start|>assistant\n<|vision_start|>"
+"""What stands around the prompt in such a conditioning, in place of the tokenizer's own template."""
+
 LOADED = {"l": ("clip_l", "clip_g")}
 """What a key's encoders are called, of which one is enough, where that is not as the key."""
 
@@ -39,13 +48,15 @@ class EditPrompt:
 
     `empty` is the context ``[1, L, D]`` of the empty prompt and its options, as in a CONDITIONING:
     for samplings that predict nothing without the prompt. `settings` and `mask` ``[B, h, w]`` in 0..1, of any
-    size, are this edit's own, in place of the sampler's.
+    size, are this edit's own, in place of the sampler's. `omni` are the words as TextEncodeZImageOmni encodes the
+    prompt beside pictures, where the text encoder is Z-Image's.
     """
 
     words: PromptWords
     empty: tuple[Tensor, dict[str, Any]]
     settings: MaskSettings | None = None
     mask: Tensor | None = None
+    omni: PromptWords | None = None
 
     def is_same_edit(self, other: EditPrompt) -> bool:
         """Whether another prompt, of another conditioning, stands for the same edit."""
@@ -74,22 +85,19 @@ def read_prompt(clip: Any, text: str) -> EditPrompt:
     """
     if clip is None:
         raise ValueError("no CLIP: the checkpoint may hold none; load one with a CLIP loader and connect it")
-    tokens, empty = (clip.tokenize(each, return_word_ids=True) for each in (text, ""))
-    keys = _encoders(clip, tokens)
+    keys = _encoders(clip, clip.tokenize(text))
     context, options = clip.encode_from_tokens_scheduled(clip.tokenize(""))[0]
     # what a template loses at its beginning it loses with any prompt
-    cut = len(empty[keys[0]][0]) - context_length(context, options) if len(keys) == 1 else 0
-    weighted = [_knows_weights(clip, key) for key in keys]
-    parts = [
-        _part(_tokenizer(clip, key), tokens[key], empty[key], cut, _without_weights(text) if knows else text)
-        for key, knows in zip(keys, weighted, strict=True)
-    ]
-    if _has_weights(text) and not any(weighted):
+    length = context_length(context, options)
+    cut = len(clip.tokenize("")[keys[0]][0]) - length if len(keys) == 1 else 0
+    words = _read_words(clip, text, keys, cut)
+    omni = _read_words(clip, text, keys, cut, llama_template=OMNI_TEMPLATE) if keys == OMNI_ENCODER else None
+    if _has_weights(text) and not any(_knows_weights(clip, key) for key in keys):
         notify(
             "this text encoder does not know weights such as (word:1.3), and reads the brackets and the number as "
             "words: leave them out"
         )
-    return EditPrompt(join_words(parts), (context, options))
+    return EditPrompt(words, (context, options), omni=omni)
 
 
 def context_length(context: Tensor, options: dict[str, Any]) -> int:
@@ -115,6 +123,20 @@ def _encoders(clip: Any, tokens: dict[str, Any]) -> list[str]:
 def _tokenizer(clip: Any, key: str) -> Any:
     """The host's tokenizer behind a key of its tokens; None where it is no tokenizer of the host's."""
     return getattr(clip.tokenizer, f"clip_{key}", getattr(clip.tokenizer, key, None))
+
+
+def _read_words(clip: Any, text: str, keys: Sequence[str], cut: int, **template: str) -> PromptWords:
+    """The words of `text` in the context that these encoders make, without its first `cut` tokens."""
+    tokens, empty = (clip.tokenize(part, return_word_ids=True, **template) for part in (text, ""))
+    return join_words(
+        [
+            _part(
+                _tokenizer(clip, key), tokens[key], empty[key], cut,
+                _without_weights(text) if _knows_weights(clip, key) else text,
+            )
+            for key in keys
+        ]
+    )  # fmt: skip
 
 
 def _part(tokenizer: Any, chunks: Any, empty: Any, cut: int, text: str) -> PromptWords:
@@ -159,6 +181,8 @@ def check_prompts(
     """
     entries = list(positive)
     named = prompt is not None
+    if prompt is not None and prompt.omni is not None and any(OMNI_OPTION in options for _, options in entries):
+        prompt = replace(prompt, words=prompt.omni)
     prompts = [prompt] if prompt is not None else find_prompts(options for _, options in entries)
     if not prompts:
         raise ValueError(

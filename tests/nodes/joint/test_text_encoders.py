@@ -195,6 +195,29 @@ def test_a_picture_that_qwen_is_shown_stands_before_the_words(
     assert attention.words.texts == ("a", "green", "frog")
 
 
+def test_words_beside_the_pictures_of_z_image_omni(host, text_encoder, joint_family, make_picture):
+    """TextEncodeZImageOmni puts other tokens around the prompt where there are pictures."""
+    clip, family = text_encoder("z_image"), joint_family("z_image_omni")
+    node = pytest.importorskip("comfy_extras.nodes_zimage", reason="this ComfyUI has no such node").TextEncodeZImageOmni
+    picture = make_picture(1, 64, 96)
+    frog, dog = (node.execute(clip, f"a green {animal}", image1=picture).result[0] for animal in ("frog", "dog"))
+    differing = (frog[0][0] != dog[0][0]).any(-1)[0].nonzero()[0].item()
+    prompt = host.hooks.read_prompt(clip, "a green frog")
+    (read,) = host.hooks.get_edit_prompts(frog, None, prompt)
+    assert read.words.length == frog[0][0].shape[1] != prompt.words.length
+    assert read.words.words[2].positions == (differing,)
+    (alone,) = host.hooks.get_edit_prompts(node.execute(clip, "a green frog").result[0], None, prompt)
+    assert alone.words == prompt.words
+
+    latent = family.latent(8, 12)
+    frog = [[context, options | {"reference_latents": [latent]}] for context, options in frog]
+    inputs = {"positive": frog, "negative": host.nodes.CLIPTextEncode().encode(clip, "")[0], "steps": 2}
+    plain = host.k_sampler(latent, model=family.model, **inputs)
+    samples, attention = host.capture(latent, model=family.model, clip=clip, text="a green frog", **inputs)
+    assert torch.equal(samples, plain)
+    assert attention.words.texts == ("a", "green", "frog")
+
+
 @pytest.mark.parametrize(("strength", "kind"), [(1.0, "multiply"), (0.5, "attn_bias")])
 def test_what_redux_appends_is_no_word(host, text_encoder, joint_family, strength, kind):
     import comfy.ops
