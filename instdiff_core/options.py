@@ -170,7 +170,7 @@ class FinishOptions:
 
     steps: int = 20
     cfg: float = 7.5
-    strength: float = 0.7
+    strength: float = 0.9
     grow: int = 8
     feather: int = 8
 
