@@ -13,6 +13,7 @@ some pass through the embedded model's autoencoder.
 The shipped weights: seed 7000001, 10 epochs over 5,000 pictures, 900 coded ones, and a third as many ruined cuts.
 On held-out scenes (seed 7000002) they name 99.6 % of 807 cuts as composed and 99.3 % of 269 out of the autoencoder.
 Ruined cuts keep their name in 3 % (torn), 9 % (blurred), 10 % (mixed), 20 % (half painted) and 26 % (warped).
+With an eye they agree in 67 of 100 edits, where docs/method.md says (11, the finish).
 """
 
 from __future__ import annotations
