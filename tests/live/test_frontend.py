@@ -41,6 +41,7 @@ def missing_nodes(frontend):
     )
 
 
+@pytest.mark.parametrize("page", ["vue"], indirect=True)  # no part of either renderer
 def test_the_template_browser_offers_every_template_with_its_picture_and_opens_it(frontend):
     cards = open_template_browser(frontend)
     names = [card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()]
@@ -122,6 +123,7 @@ def read(node, locale):
     return re.findall(r"^(?:#+ )?([^\W\d_][^*`|_\[<\n]*)$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("page", ["classic"], indirect=True)  # no part of either renderer
 @pytest.mark.parametrize("locale", NAMED)
 def test_every_node_has_its_name_and_its_help_page_with_its_pictures(frontend, locale):
     frontend.language(locale)
