@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot
+from matplotlib import patheffects, pyplot
 
 from .figures import FIGURES, LOWER, Figures
 
@@ -27,6 +28,13 @@ LOOKS = (
 """Colour, marker and line of each method: colours of Okabe and Ito (2008), which the colour-blind tell apart,
 and without any colour the markers and lines do."""
 
+LABEL: dict[str, Any] = {
+    "fontsize": 7,
+    "color": "#333333",
+    "path_effects": [patheffects.withStroke(linewidth=2, foreground="white")],
+}
+"""Strengths at their points: dark, with a light edge, so that they are read on a line of any colour."""
+
 
 def draw(figures: Mapping[str, Mapping[float, Figures]], path: Path) -> None:
     """Draw the figures of methods by strength into `path` with .png and .svg."""
@@ -39,12 +47,13 @@ def draw(figures: Mapping[str, Mapping[float, Figures]], path: Path) -> None:
                 xs, ys = ([point[axis] for point in points] for axis in (0, 1))
                 axes.plot(xs, ys, color=colour, marker=marker, linestyle=line, markersize=5, label=method)
                 for x, y, strength in points:
-                    axes.annotate(f"{strength:g}", (x, y), (4, 4), textcoords="offset points", fontsize=7, color=colour)
+                    axes.annotate(f"{strength:g}", (x, y), (5, 5), textcoords="offset points", **LABEL)
             for name, label in ((across, axes.set_xlabel), (up, axes.set_ylabel)):
                 label(f"{FIGURES[name]} ({'lower' if name in LOWER else 'higher'} is better)")
             axes.grid(alpha=0.3)
+            axes.margins(0.12)  # room for the labels
         handles, labels = panels[0].get_legend_handles_labels()
-        drawing.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        drawing.legend(handles, labels, loc="outside lower center", ncols=len(labels), handlelength=4, frameon=False)
         for ending in (".png", ".svg"):
             drawing.savefig(path.with_suffix(ending), dpi=200)
         pyplot.close(drawing)
