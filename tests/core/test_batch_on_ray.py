@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,7 +92,7 @@ class Cluster:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that hold the model."""
-        return [child for child in self.process.children(recursive=True) if "_Worker" in " ".join(child.cmdline())]
+        return [child for child in self.process.children(recursive=True) if "_Worker" in command_of(child)]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,9 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
         family = cluster.process.children(recursive=True)
         process.stdin.close()
-        psutil.wait_procs(family, timeout=PATIENCE)
+        for straggler in psutil.wait_procs(family, timeout=60)[1]:
+            with suppress(psutil.NoSuchProcess):
+                straggler.kill()
 
 
 def environment() -> dict[str, str]:
@@ -145,6 +148,14 @@ def start(folder: Path, cluster: Cluster) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.wait()
+
+
+def command_of(process: psutil.Process) -> str:
+    """Empty for one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def edits_in(out: Path) -> dict[str, bytes]:
