@@ -8,12 +8,16 @@ from tests.live.widget.editor import STILL, Editor, workflow
 
 HOLD = """() => {
     const real = window.fetch
-    Object.assign(window, { questions: [], held: [] })
+    Object.assign(window, { questions: [], held: [], answered: 0 })
+    const frame = () => new Promise(requestAnimationFrame)
     window.fetch = async (url, options) => {
         if (!String(url).includes('/instdiff/mask')) return real(url, options)
         questions.push(JSON.parse(options.body))
         await new Promise(done => held.push(done))
-        return real(url, options)
+        const response = await real(url, options)
+        const whole = new Response(await response.arrayBuffer(), response)  // nothing is left to wait for
+        frame().then(frame).then(() => answered++)
+        return whole
     }
     window.letThrough = () => { window.fetch = real; held.forEach(done => done()) }
 }"""
@@ -32,10 +36,8 @@ class Held:
 
     def answer(self):
         """Let the oldest question through, and wait until its answer, and what it leads to, is there."""
-        with self.page.expect_response("**/instdiff/mask") as answer:
-            self.page.evaluate("held.shift()()")
-        answer.value.finished()
-        self.page.wait_for_timeout(50)
+        before = self.page.evaluate("(held.shift()(), answered)")
+        self.page.wait_for_function("before => answered > before", arg=before)
 
     def release(self):
         self.page.evaluate("letThrough()")
