@@ -21,7 +21,7 @@ START, END, FIRST_WORD = 0, 1, 2
 CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED = 0, 1, 2, 3
 """Channels of the extents: see `Evidence`; then the words."""
 
-FULL_NOISE = 2.0
+FULL_NOISE = 5.0
 """From this noise level on steps count alike: they show little of the picture."""
 
 TOGETHER = 10

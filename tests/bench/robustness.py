@@ -1,11 +1,11 @@
 """How much the masks depend on how an edit is sampled: IoU over strength, cfg, steps, samplers, schedulers and sizes.
 
-    python -m tests.bench.robustness [--scenes 3] [--seed-offset 9000] [--out FILE]
+    python -m tests.bench.robustness [--scenes 3] [--seed-offset 9000]
 
 Edits scenes with one object in ComfyUI, through the pack's nodes, with the embedded model: as `BASE` says, and with
 one thing changed at a time. Over the strength small objects and two objects too. Prints a line for each row: the mean
 IoU of the finished mask with the truth, and the lowest. Other sizes are the same scenes scaled, other aspect ratios
-a part of them around the object. `--out` keeps the records, to be refined again.
+a part of them around the object.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,23 +94,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.robustness", description=__doc__)
     parser.add_argument("--scenes", type=int, default=3, help="of each row; default: 3")
     parser.add_argument("--seed-offset", type=int, default=9000, help="number of the first scene; default: 9000")
-    parser.add_argument("--out", type=Path, help="a file for the records (torch.save)")
     options = parser.parse_args()
     engine = HostedEngine(None, SAMPLING, FINISHING)
-    kept: dict[str, list[tuple[Case, AttentionRecord]]] = {}
-    measured: dict[Any, list[tuple[Case, AttentionRecord]]] = {}
+    measured: dict[Any, list[float]] = {}
     for row in rows():
         widgets = BASE | (row.widgets or {})
         key = row.group, row.size, tuple(widgets.items())
         if key not in measured:
             cases = own_cases([row.group], options.scenes, options.seed_offset)
             sized = [replace(case, scene=at_size(case.scene, row.size)) for case in cases]
-            measured[key] = [(case, engine.record(case.scene, case.seed, **widgets)) for case in sized]
-        kept[row.label] = measured[key]
-        scores = [score(*pair) for pair in measured[key]]
+            measured[key] = [score(case, engine.record(case.scene, case.seed, **widgets)) for case in sized]
+        scores = measured[key]
         print(f"{row.label:32} {np.mean(scores):.2f}  lowest {min(scores):.2f}", flush=True)
-        if options.out:
-            torch.save(kept, options.out)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ VARIATIONS: Sequence[tuple[ModuleType, str, Sequence[Any]]] = (
     (refine, "PICTURE_RADIUS", (1, 3, 4)),
     (maps, "EDGE", (0.001, 0.003, 0.03, 0.1)),
     (maps, "LEVELS", (64, 128, 512)),
-    (evidence, "FULL_NOISE", (1.0, 1.5, 3.0, 15.0)),
+    (evidence, "FULL_NOISE", (1.5, 2.0, 3.0, 15.0)),
     (evidence, "_weight", tuple(map(Power, (1, 2, 3, 6)))),
 )
 
