@@ -168,7 +168,7 @@ def test_each_of_several_edits_finds_its_own_thing(model: EditModel) -> None:
 
 def test_what_one_edit_paints_does_not_mislead_the_mask_of_another(model: EditModel) -> None:
     (scene,) = two_edits(1, 9008)
-    options: dict[str, Any] = {"sampling": SamplingOptions(8), "finishing": FinishOptions(strength=0)}
+    options: dict[str, Any] = {"sampling": SamplingOptions(4), "finishing": FinishOptions(strength=0)}
     masks = edit(model, scene.picture, scene.prompts, seed=9008, **options).masks
     for mask, of_edit in zip(masks, scene.edits, strict=True):
         assert of_edit.truth is not None
