@@ -37,7 +37,7 @@ from instdiff_core.region import find_regions
 
 from . import classifier
 
-SAMPLING, FINISHING = SamplingOptions(10), FinishOptions(5, strength=0.25)
+SAMPLING, FINISHING = SamplingOptions(10), FinishOptions(10)
 BEST_PSNR = 100.0
 
 

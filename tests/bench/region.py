@@ -25,7 +25,7 @@ import torch
 from .host import PACK, load_pack
 
 load_pack()
-from instdiff_core.options import PRESETS  # noqa: E402
+from instdiff_core.options import FINISH, PRESETS  # noqa: E402
 from instdiff_core.pipeline import Edit  # noqa: E402
 from instdiff_core.refine import refine_record  # noqa: E402
 
@@ -60,7 +60,7 @@ class Bench:
         finished = image
         if mask.binary.any():
             finishing = {"vae": self.vae, "image": image, "mask": mask.binary.float(), "samples": samples}
-            finishing |= {"steps": 5, "denoise": 0.25, "grow": 8, "feather": 4}
+            finishing |= {"steps": 10, "denoise": FINISH.strength, "grow": FINISH.grow, "feather": FINISH.feather}
             finished = self._node("finish", "InpaintFinish", **finishing, **shared)[0]
         pictures = _picture(finished), _picture(self.vae.decode(samples["samples"]))
         return Edit(*pictures, (mask,), samples["samples"], record, {"sample": seconds})

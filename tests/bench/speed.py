@@ -1,7 +1,7 @@
 """Masked Sampler's time against KSampler's: same model, same steps, one process, alternating pairs.
 
     python -m tests.bench.speed [--size mini|sd15|sdxl] [--side PIXELS] [--rounds N] [--steps N] [--device cuda|cpu]
-    python -m tests.bench.speed --region [--areas 0.05,0.15,0.25] [--size ...]
+    python -m tests.bench.speed --region [--call] [--areas 0.05,0.15,0.25] [--size ...]
 
 `sd15` and `sdxl` are U-Nets in the layouts of Stable Diffusion 1.5 and SDXL with random weights, built
 of the host's own classes, at 512 x 512 and 1024 x 1024 unless --side says otherwise. Prints the ratio of the medians
@@ -10,6 +10,9 @@ with its bootstrap interval over the pairs, on a processor of its time in all th
 --region: Masked Sampler with `region` auto and a square mask in the middle of the picture, of each of these areas.
 The first step computes the whole picture, as it does for a mask that is given. Prints also what this makes of
 20 steps, with a given mask and with one that is found and settles after 3 steps.
+
+--call: for models of which a run takes minutes. Instead of sampling, the U-Net is called once with the whole latent and
+once with each region, without classifier-free guidance, in bfloat16; what Masked Sampler does beside is left out.
 
 Needs ComfyUI's folder (COMFYUI_PATH), no server; runs on the GPU where there is one.
 """
@@ -68,8 +71,8 @@ Inputs = dict[str, Any]
 """Model, conditionings and latent, under KSampler's names."""
 
 
-def mini() -> Inputs:
-    """The embedded model at 256 x 256."""
+def mini(dtype: torch.dtype | None = None) -> Inputs:
+    """The embedded model at 256 x 256, in its own type."""
     host = _pack("nodes.host")
     clip = host.load_mini_clip()
     return {
@@ -80,17 +83,17 @@ def mini() -> Inputs:
     }
 
 
-def sd15() -> Inputs:
+def sd15(dtype: torch.dtype | None = None) -> Inputs:
     """Stable Diffusion 1.5's U-Net with random weights, at 512 x 512."""
-    return random_inputs("SD15", SD15_LAYOUT, 860_000_000, 64)
+    return random_inputs("SD15", SD15_LAYOUT, 860_000_000, 64, dtype)
 
 
-def sdxl() -> Inputs:
+def sdxl(dtype: torch.dtype | None = None) -> Inputs:
     """SDXL's U-Net with random weights, at 1024 x 1024."""
-    return random_inputs("SDXL", SDXL_LAYOUT, 2_570_000_000, 128)
+    return random_inputs("SDXL", SDXL_LAYOUT, 2_570_000_000, 128, dtype)
 
 
-SIZES: dict[str, Callable[[], Inputs]] = {"mini": mini, "sd15": sd15, "sdxl": sdxl}
+SIZES: dict[str, Callable[..., Inputs]] = {"mini": mini, "sd15": sd15, "sdxl": sdxl}
 
 
 def random_inputs(
@@ -173,6 +176,41 @@ def squares(area: float, latent: torch.Tensor) -> dict[str, Any]:
     return {"mask": mask, "settings": replace(options.PRESETS["default"], region="auto")}
 
 
+def measure_calls(inputs: Inputs, areas: list[float]) -> None:
+    """Print the seconds of one call of the U-Net with all of the latent, and with the region of masks of some areas."""
+    model, latent = inputs["model"], inputs["latent"]["samples"].bfloat16()
+    context, extra = inputs["positive"][0][0].bfloat16(), {}
+    if model.model.adm_channels:
+        extra["y"] = torch.randn(1, model.model.adm_channels).bfloat16()
+    reader = _pack("nodes.host.readers").reader_for(model, tuple(latent.shape[-2:]))
+    margin = _pack("nodes.host.region").MARGIN * -(-latent.shape[-1] // reader.grid[1])
+
+    def call(rows: slice, columns: slice) -> float:
+        begun = time.process_time()
+        model.model.diffusion_model(latent[..., rows, columns], torch.tensor([500.0]), context, **extra)
+        return time.process_time() - begun
+
+    frames = [
+        _pack("instdiff_core.settling").frame_masks(squares(area, latent)["mask"].bool(), margin, reader.unit)
+        for area in areas
+    ]
+    call(slice(16), slice(16))
+    whole = call(slice(None), slice(None))
+    print(f"one call with the whole latent: {whole:.1f} s of processor time", flush=True)
+    for area, frame in zip(areas, frames, strict=True):
+        if frame is None:
+            print(f"a mask of {area:.0%} of the picture: its surroundings are most of it, so the whole is computed")
+            continue
+        seconds = call(*frame)
+        sides = [(span.stop - span.start) * 8 for span in frame]
+        given, found = (steps / 20 + (1 - steps / 20) * seconds / whole for steps in (1, 3))
+        print(
+            f"a mask of {area:.0%} of the picture: {sides[1]} x {sides[0]} px, {seconds:.1f} s, {seconds / whole:.2f} "
+            f"of a step; of 20 steps {given:.2f}, and {found:.2f} for one that settles after 3",
+            flush=True,
+        )
+
+
 def ratio_of_steps(seconds: NDArray[np.float64], measured: int, whole: int, steps: int = 20) -> float:
     """What seconds of `measured` steps each, the first of ours on the whole picture, make of `steps` with `whole`."""
     masked, plain = np.median(seconds, 0)
@@ -190,6 +228,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="that a run takes; default: 20, 2 or 1 by size")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
     parser.add_argument("--region", action="store_true", help="measure region sampling")
+    parser.add_argument("--call", action="store_true", help="with --region: one call each instead of sampling")
     parser.add_argument("--areas", default="0.05,0.15,0.25", help="of its masks; default: 0.05,0.15,0.25")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -203,15 +242,20 @@ def main() -> None:
     if rounds < 1 or steps < 1 + options.region:
         parser.error(f"there must be at least a round and {1 + options.region} steps")
     torch.manual_seed(0)
-    inputs = SIZES[options.size]()
+    inputs = SIZES[options.size](*[torch.bfloat16] * options.call)
     if options.side:
         inputs["latent"] = {"samples": torch.randn(1, 4, options.side // 8, options.side // 8)}
     latent = inputs["latent"]["samples"]
+    areas = [float(area) for area in options.areas.split(",")]
+    if options.call:
+        print(f"{options.size}, {latent.shape[-1] * 8} px, {torch.get_num_threads()} threads on {_device()}")
+        measure_calls(inputs, areas)
+        return
     print(f"{options.size}, {latent.shape[-1] * 8} px, {steps} steps, {rounds} pairs on {_device()}")
     if not options.region:
         print(_figures(seconds_of_pairs(*samplers(inputs, steps), rounds)))
         return
-    for area in map(float, options.areas.split(",")):
+    for area in areas:
         seconds = seconds_of_pairs(*samplers(inputs, steps, **squares(area, latent)), rounds)
         given, found = (ratio_of_steps(seconds, steps, whole) for whole in (1, 3))
         print(f"a mask of {area:.0%} of the picture: {_figures(seconds)}")
