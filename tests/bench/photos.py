@@ -29,10 +29,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from instdiff_core.blend import feather_mask
 from instdiff_core.metrics import iou, psnr_outside
-from instdiff_core.mini.scenes import background_words, compose, object_names, with_article
+from instdiff_core.mini.scenes import background_words, compose, object_words, with_article
 from instdiff_core.options import FinishOptions, SamplingOptions
 from instdiff_core.pipeline import EditModel, Picture, edit, edit_photo, load_mini
+from instdiff_core.pipeline.photo import SEAM
 from instdiff_core.region import find_regions
 
 from . import classifier
@@ -63,7 +65,8 @@ def make_photo(number: int, side: int, share: float) -> Photo:
     rng = np.random.default_rng([7, number])
     height = side * 3 // 4
     background = str(rng.choice(background_words()))
-    first, second = (str(name) for name in rng.permutation(object_names())[:2])
+    # no "red car": the classifier says what a thing is, not its colour
+    first, second = (str(name) for name in rng.permutation(object_words())[:2])
     picture = compose(rng, [], background, size=side)[0][:height].copy()
     length = round(share * height)
     thing, masks = compose(rng, [first], background, size=round(length / 0.95), scale=(0.95, 0.95))
@@ -100,7 +103,9 @@ def edit_hinted(model: EditModel, photo: Photo, seed: int) -> tuple[Picture, np.
     edited = edit(model, crop, photo.prompt, seed=seed, sampling=SAMPLING, finishing=FINISHING)
     mask = torch.zeros(truth.shape)
     region.mark(mask, edited.mask.binary.float())
-    region.put_back(result, torch.from_numpy(edited.picture)[None].float() / 255, edited.mask.binary.float())
+    painted, _ = feather_mask(edited.mask.binary.float(), FINISHING.grow, 0)
+    _, alpha = feather_mask(painted.float(), SEAM, SEAM)
+    region.put_back(result, torch.from_numpy(edited.picture)[None].float() / 255, alpha)
     return (result[0] * 255).round().to(torch.uint8).numpy(), mask[0].numpy() > 0.5
 
 
