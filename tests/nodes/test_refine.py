@@ -130,7 +130,7 @@ def test_the_server_tells_the_editor_exactly_the_mask_of_the_node(host, refine, 
     name = shown["instdiff_record"][0]["record"]["filename"]
     file = host.hooks.routes.Refineries().answer(host.hooks.routes.Question(name, words, own.get("steps", 0), 0))
     threshold = own.get("threshold", 0.3)
-    seen = clean_masks(load(file)["soft"][None] >= sum(level <= threshold for level in LEVELS), settings.min_area)
+    seen = clean_masks(load(file)["soft"] >= sum(level <= threshold for level in LEVELS), settings.min_area)
     top, across = (133 - 128) // 2, (130 - 128) // 2
     assert torch.equal(seen[0], mask[0, top : top + 128, across : across + 128].bool())
 
