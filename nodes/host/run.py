@@ -34,8 +34,8 @@ EMPTY = "instdiff_empty"
 WITHOUT_PROMPT = ("empty_negative_prompt", "negative")
 """The conditionings that stand for no prompt, by their names in the host's guiders, the more suitable first."""
 
-STEP_LIMITS = ("timestep_start", "timestep_end")
-"""What the host makes of a conditioning's limits to some steps."""
+LIMITS = ("timestep_start", "timestep_end", "area", "mask")
+"""What the host makes of a conditioning's limits to some steps and to a part of the picture."""
 
 EXTRA_STEPS = 2
 """Steps in which the model is asked what it makes of the picture without prompt, where the sampling never does.
@@ -166,11 +166,11 @@ class InstantMaskRun:
         return samples
 
     def _ask_about_rest(self) -> None:
-        """`ask_about_rest` for every edit whose prompts hold in all steps."""
+        """`ask_about_rest` for every edit with one prompt and one for none, which hold everywhere and in all steps."""
         latent = drop_time(self._model_latent)
         for edit in self._edits:
             conds = [self._guider.conds[edit.name], self._guider.conds[self._without_prompt]]
-            if not any(limit in cond for each in conds for cond in each for limit in STEP_LIMITS):
+            if all(len(each) == 1 and not any(limit in each[0] for limit in LIMITS) for each in conds):
                 ask_about_rest(edit.session, latent, partial(self._predict_at_almost_pure_noise, conds))
 
     def _predict_at_almost_pure_noise(self, conds: list[Any], seed: int) -> tuple[Tensor, Tensor]:
