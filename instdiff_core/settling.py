@@ -13,7 +13,7 @@ AGREEING = 0.9
 SURE = 0.7
 """The confidence below which no mask counts as settled."""
 
-STEADY = 2
+STEADY = 4
 """How many times in a row the mask must agree with that of the step before."""
 
 Frame = tuple[slice, slice]

@@ -9,7 +9,7 @@ with its bootstrap interval over the pairs, on a processor of its time in all th
 
 --region: Masked Sampler with `region` auto and a square mask in the middle of the picture, of each of these areas.
 The first step computes the whole picture, as it does for a mask that is given. Prints also what this makes of
-20 steps, with a given mask and with one that is found and settles after 3 steps.
+20 steps, with a given mask and with one that is found and settles after 5 steps.
 
 --call: for models of which a run takes minutes. Instead of sampling, the U-Net is called once with the whole latent and
 once with each region, without classifier-free guidance, in bfloat16; what Masked Sampler does beside is left out.
@@ -203,10 +203,10 @@ def measure_calls(inputs: Inputs, areas: list[float]) -> None:
             continue
         seconds = call(*frame)
         sides = [(span.stop - span.start) * 8 for span in frame]
-        given, found = (steps / 20 + (1 - steps / 20) * seconds / whole for steps in (1, 3))
+        given, found = (steps / 20 + (1 - steps / 20) * seconds / whole for steps in (1, 5))
         print(
             f"a mask of {area:.0%} of the picture: {sides[1]} x {sides[0]} px, {seconds:.1f} s, {seconds / whole:.2f} "
-            f"of a step; of 20 steps {given:.2f}, and {found:.2f} for one that settles after 3",
+            f"of a step; of 20 steps {given:.2f}, and {found:.2f} for one that settles after 5",
             flush=True,
         )
 
@@ -257,9 +257,9 @@ def main() -> None:
         return
     for area in areas:
         seconds = seconds_of_pairs(*samplers(inputs, steps, **squares(area, latent)), rounds)
-        given, found = (ratio_of_steps(seconds, steps, whole) for whole in (1, 3))
+        given, found = (ratio_of_steps(seconds, steps, whole) for whole in (1, 5))
         print(f"a mask of {area:.0%} of the picture: {_figures(seconds)}")
-        print(f"so of 20 steps {given:.3f}, and {found:.3f} for one that settles after 3", flush=True)
+        print(f"so of 20 steps {given:.3f}, and {found:.3f} for one that settles after 5", flush=True)
 
 
 def _figures(seconds: NDArray[np.float64]) -> str:
