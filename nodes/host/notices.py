@@ -10,7 +10,6 @@ import torch
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from ...instdiff_core.evidence import FULL_NOISE
 from .levels import find_noise_level
 from .readers.layouts import FAMILIES
 
@@ -19,6 +18,9 @@ NATIVE_SIDES = {768: 512, 1024: 768, 2048: 1024}
 
 Of other widths there is only the embedded model, made for 256.
 """
+
+TOO_NOISY = 2.0
+"""Noise to signal of the first step from which on a warning names a lower denoise."""
 
 SUITABLE_NOISE = 1.5
 """Noise to signal at which a sampling should begin: Stable Diffusion's at a denoise of 0.5.
@@ -59,7 +61,7 @@ def warn_of_noise(model: Any, sigma: Tensor) -> None:
     """
     if type(model.model.diffusion_model).__name__ not in FAMILIES:
         return
-    if float(find_noise_level(model.get_model_object("model_sampling"), sigma).ratio) > FULL_NOISE:
+    if float(find_noise_level(model.get_model_object("model_sampling"), sigma).ratio) > TOO_NOISY:
         percents = (percent for percent in range(5, 100) if _ratio_at(model, percent / 100) <= SUITABLE_NOISE)
         denoise = max(percents, default=5) / 100
         notify(
