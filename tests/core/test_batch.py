@@ -338,7 +338,7 @@ def test_started_again_what_is_done_is_left_alone_and_the_rest_is_done(folder: P
     assert {path.name: path.stat().st_mtime_ns for path in (out / "edited").iterdir()} == second
 
 
-COUNT = 6
+COUNT = 12
 """Pictures of a run that is stopped after its first."""
 
 

@@ -90,11 +90,11 @@ def clip_with_embeddings(host, tmp_path):
     return clip
 
 
-@pytest.mark.parametrize("text", ["a embedding:thing on grass", "a (embedding:thing:1.2) on grass"])
+@pytest.mark.parametrize("text", ["a embedding:thing on snow", "a (embedding:thing:1.2) on snow"])
 def test_an_embedding_is_sampled_and_can_make_the_mask(host, latent, clip_with_embeddings, text):
     positive = host.run("InstDiffEncodeEditPrompt", clip=clip_with_embeddings, text=text)
     attention = edited(host, latent, positive=positive)
-    assert attention.words.texts == ("a", "embedding:thing", "on", "grass")
+    assert attention.words.texts == ("a", "embedding:thing", "on", "snow")
     assert attention.words.words[1].positions == (2, 3, 4)
     mask, _, report, _ = host.run("InstDiffRefineMask", attention=attention, settings=host.settings(words="embedding"))
     assert "index word 'embedding:thing'" in report
@@ -106,9 +106,9 @@ def test_an_embedding_in_the_negative_prompt_makes_no_difference_to_the_words(ho
     assert edited(host, latent, negative=negative).words.texts == ("a", "frog")
 
 
-@pytest.mark.parametrize("text", ["a (frog:1.4) on the grass", "((a frog)) on the (grass:0.6)"])
+@pytest.mark.parametrize("text", ["a (frog:1.4) on the snow", "((a frog)) on the (snow:0.6)"])
 def test_weights_change_the_picture_and_not_the_words(host, latent, text):
-    plain = host.prompt("a frog on the grass")
+    plain = host.prompt("a frog on the snow")
     attention = edited(host, latent, positive=host.prompt(text))
     assert attention.words == plain[0][1]["instdiff_prompt"].words
     weighted = host.k_sampler(latent, positive=host.prompt(text), steps=1)

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.live.widget.editor import NODE, edit, workflow
+from tests.live.widget.editor import edit
 
 ACROSS = [(0.02, 0.5), (0.98, 0.5)]
 """A stroke through the whole picture, which parts any mask in the middle of it."""
@@ -257,16 +257,6 @@ def test_the_corrections_themselves_are_not_shown(frontend, editor):
     if frontend.vue:
         assert not editor.node.element.get_by_label(re.compile("^corrections$")).count()
     assert editor.node.evaluate("node.widgets.find(each => each.name === 'corrections').hidden")
-
-
-def test_the_tools_are_named_in_the_language_of_the_page(frontend):
-    frontend.language("zh")
-    frontend.load(workflow())
-    frontend.run()
-    frontend.node(NODE).show()
-    assert frontend.page.get_by_role("button", name="涂抹属于遮罩的区域（B）").is_visible()
-    assert frontend.page.get_by_role("group", name="手动修正").is_visible()
-    frontend.language("en")
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

@@ -1,19 +1,9 @@
-"""ComfyUI's own mask editor goes on with a mask that was found, and gives it back, as the help page says.
-
-It is of the host and takes long, and is only tried on request:
-``INSTDIFF_HOST_EDITOR=1 python -m pytest tests/live/widget/test_host_mask_editor.py``
-"""
-
-import os
+"""ComfyUI's own mask editor goes on with a mask that was found, and gives it back, as the help page says."""
 
 import pytest
 
 from tests.live.frontend import opened
 from tests.live.widget.editor import edit, workflow
-
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("INSTDIFF_HOST_EDITOR"), reason="it is only tried where INSTDIFF_HOST_EDITOR is set"
-)
 
 OPEN = "void app.extensionManager.command.execute('Comfy.MaskEditor.OpenMaskEditor')"
 GROWN = """([least]) => {

@@ -72,9 +72,13 @@ def test_the_editor_has_no_accessibility_faults(frontend, editor, theme):
     assert not found.response["violations"], found.generate_report()
 
 
+@pytest.mark.parametrize("page", ["vue"], indirect=True)  # the same element in either renderer
 def test_the_editor_speaks_the_language_of_the_page(frontend):
     frontend.language("zh")
     frontend.load(workflow())
     frontend.node(NODE).show()
     assert frontend.page.get_by_text("运行工作流后，遮罩会显示在这里。").is_visible()
+    frontend.run()
+    frontend.page.get_by_role("button", name="涂抹属于遮罩的区域（B）").wait_for()
+    assert frontend.page.get_by_role("group", name="手动修正").is_visible()
     frontend.language("en")

@@ -1,27 +1,23 @@
 """The animated picture of the mask editor that the README shows: threshold, word, brush, part, result.
 
-It is only taken on request, and stored:
-``INSTDIFF_PICTURES=web/docs/images python -m pytest tests/live/widget/test_animation.py``
+It is no test that pytest finds by itself. This takes the picture, and stores it:
+``python -m pytest tests/live/widget/animation.py``
 """
 
 import io
-import os
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.live.frontend import opened
+from tests.live.frontend import ROOT, opened
 from tests.live.widget.editor import Editor
 
-FOLDER = os.environ.get("INSTDIFF_PICTURES", "")
+FOLDER = ROOT / "web" / "docs" / "images"
 NAME = "mask_editor.webp"
 LARGEST = 1_500_000
 """Bytes."""
 MOMENT, PAUSE = 250, 1400
 """Milliseconds that a picture is shown on the way, and at the end of a gesture."""
-
-pytestmark = pytest.mark.skipif(not FOLDER, reason="the animated picture is only taken where INSTDIFF_PICTURES is set")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +77,6 @@ def test_the_editor_has_its_animated_picture(frontend):
     durations.append(2 * PAUSE)
     size = pictures[0].size
     first, *others = (picture.crop((0, 0, *size)) for picture in pictures)
-    file = Path(FOLDER) / NAME
+    file = FOLDER / NAME
     first.save(file, save_all=True, append_images=others, duration=durations, loop=0, quality=70, method=4)
     assert file.stat().st_size < LARGEST
