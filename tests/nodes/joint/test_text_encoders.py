@@ -158,6 +158,17 @@ def test_a_prompt_of_another_node_is_counted_from_the_end_where_pictures_come_be
         host.capture(latent, positive=shorter, negative=negative, **inputs)
 
 
+def captured_beside_a_picture(host, clip, family, frog):
+    """The attention of "a green frog", whose conditioning is given, beside a reference; it samples as KSampler does."""
+    latent = family.latent(8, 12)
+    positive = [[context, options | {"reference_latents": [latent]}] for context, options in frog]
+    inputs = {"positive": positive, "negative": host.nodes.CLIPTextEncode().encode(clip, "")[0], "steps": 2}
+    plain = host.k_sampler(latent, model=family.model, **inputs)
+    samples, attention = host.capture(latent, model=family.model, clip=clip, text="a green frog", **inputs)
+    assert torch.equal(samples, plain)
+    return attention
+
+
 def test_a_picture_that_qwen_is_shown_stands_before_the_words(
     host, text_encoder, joint_family, make_picture, monkeypatch
 ):
@@ -185,12 +196,7 @@ def test_a_picture_that_qwen_is_shown_stands_before_the_words(
     differing = (frog[0][0] != dog[0][0]).any(-1)[0].nonzero()[0].item()
     assert words.matrix(length)[:, 2 + 2].nonzero()[:, 0].tolist() == [differing]
 
-    latent = family.latent(8, 12)
-    frog = [[context, options | {"reference_latents": [latent]}] for context, options in frog]
-    inputs = {"positive": frog, "negative": host.nodes.CLIPTextEncode().encode(clip, "")[0], "steps": 2}
-    plain = host.k_sampler(latent, model=family.model, **inputs)
-    samples, attention = host.capture(latent, model=family.model, clip=clip, text="a green frog", **inputs)
-    assert torch.equal(samples, plain)
+    attention = captured_beside_a_picture(host, clip, family, frog)
     assert attention.maps.shape[-2:] == (4, 6)
     assert attention.words.texts == ("a", "green", "frog")
 
@@ -209,12 +215,7 @@ def test_words_beside_the_pictures_of_z_image_omni(host, text_encoder, joint_fam
     (alone,) = host.hooks.get_edit_prompts(node.execute(clip, "a green frog").result[0], None, prompt)
     assert alone.words == prompt.words
 
-    latent = family.latent(8, 12)
-    frog = [[context, options | {"reference_latents": [latent]}] for context, options in frog]
-    inputs = {"positive": frog, "negative": host.nodes.CLIPTextEncode().encode(clip, "")[0], "steps": 2}
-    plain = host.k_sampler(latent, model=family.model, **inputs)
-    samples, attention = host.capture(latent, model=family.model, clip=clip, text="a green frog", **inputs)
-    assert torch.equal(samples, plain)
+    attention = captured_beside_a_picture(host, clip, family, frog)
     assert attention.words.texts == ("a", "green", "frog")
 
 
