@@ -24,6 +24,10 @@ class NoiseLevel:
         """Noise to signal: the sigma of a model whose signal is 1."""
         return self.noise / self.signal
 
+    def noised(self, image_latent: Tensor, sample: Tensor) -> Tensor:
+        """What the model sees of clean latents and a noise sample."""
+        return self.signal * image_latent + self.noise * sample
+
     def noise_in(self, x: Tensor, image_latent: Tensor) -> Tensor:
         """The noise sample in `x`, noisy latents, that the latents `image_latent` leave."""
         return (x - self.signal * image_latent) / self.noise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from diffusers import DDIMScheduler
@@ -25,9 +26,9 @@ model made of it for each."""
 
 @dataclass(frozen=True)
 class Schedule:
-    """The last `steps` DDIM steps of a noise schedule, from the noise level of `strength` (above 0, to 1) on.
+    """The noise levels of a sampling in `steps`, at `strength` (above 0, to 1): KSampler's, with scheduler "normal".
 
-    As in KSampler the number of steps does not depend on the strength: a lower one takes finer steps.
+    As there the number of steps does not depend on the strength: a lower one takes finer steps.
     Raises ``ValueError`` for more steps than the model was trained on levels.
     """
 
@@ -36,19 +37,37 @@ class Schedule:
     strength: float
 
     def __post_init__(self) -> None:
-        levels = self.model.scheduler.config.num_train_timesteps // 2
-        if round(self.steps / self.strength) > levels:
+        levels = self.model.scheduler.config.num_train_timesteps
+        if self._steps_of_whole > levels:
             raise ValueError(
                 f"steps {self.steps} at strength {self.strength} would need a schedule of more than {levels} steps: "
                 "take fewer steps"
             )
 
-    def scheduler(self) -> DDIMScheduler:
-        """The model's scheduler, set to the whole schedule."""
-        # not every configuration says that latents are never clipped, and DDIM's default is to clip
-        scheduler = DDIMScheduler.from_config(self.model.scheduler.config, clip_sample=False)
-        scheduler.set_timesteps(round(self.steps / self.strength))
-        return scheduler
+    @property
+    def _steps_of_whole(self) -> int:
+        """The steps that strength 1 takes where `strength` takes `steps`."""
+        return int(self.steps / self.strength)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The model's timestep before each step, ``[steps]`` int64, down to 0; the last step leads to no noise."""
+        last = self.model.scheduler.config.num_train_timesteps - 1
+        return torch.linspace(last, 0, self._steps_of_whole).round().long()[-self.steps :]
+
+    @property
+    def levels(self) -> list[NoiseLevel]:
+        """The noise level before each step, and none after the last, on the model's device."""
+        signals = self.model.scheduler.alphas_cumprod[self.timesteps].to(self.model.device)
+        return [NoiseLevel(signal.sqrt(), (1 - signal).sqrt()) for signal in (*signals, torch.ones_like(signals[0]))]
+
+
+def _make_scheduler(model: EditModel) -> DDIMScheduler:
+    """The model's scheduler, for what its outputs predict at any timestep."""
+    # not every configuration says that latents are never clipped, and DDIM's default is to clip
+    scheduler = DDIMScheduler.from_config(model.scheduler.config, clip_sample=False)
+    scheduler.set_timesteps(scheduler.config.num_train_timesteps)
+    return scheduler
 
 
 def make_noise(latent: Tensor, seeds: Sequence[int], noise_samples: int = 1) -> Tensor:
@@ -62,11 +81,10 @@ def predict_at_almost_pure_noise(
     model: EditModel, image_latent: Tensor, context: Tensor, seed: int
 ) -> tuple[Tensor, Tensor]:
     """`rest.Predict` for one picture ``[1, C, h, w]``, with the contexts ``[2, L, D]`` of a prompt and of none."""
-    scheduler = DDIMScheduler.from_config(model.scheduler.config, clip_sample=False)
+    scheduler = _make_scheduler(model)
     ratios = (1 / scheduler.alphas_cumprod - 1).sqrt()
     step = (ratios - rest.ALMOST_PURE).abs().argmin()
     noisy = scheduler.add_noise(image_latent, rest.make_noise(image_latent, seed), step[None])
-    scheduler.set_timesteps(scheduler.config.num_train_timesteps)
     outputs = model.predict(noisy.expand(2, -1, -1, -1), step, context)
     with_prompt, without = scheduler.step(outputs, step, noisy).pred_original_sample.split(1)
     return with_prompt, without
@@ -93,29 +111,23 @@ def denoise(
     scale of classifier-free guidance. Every edit has its own guided prediction of the same latents, and counts
     in its mask. Returns clean latents ``[B, C, h, w]``.
     """
-    model, scheduler = schedule.model, schedule.scheduler()
-    times = scheduler.timesteps[-schedule.steps :]
-    stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-    latent: Tensor = scheduler.add_noise(start, noise, times[:1])
-    for done, step in enumerate(times, 1):
+    model, levels = schedule.model, schedule.levels
+    scheduler = _make_scheduler(model)
+    latent = levels[0].noised(start, noise)
+    for done, (step, (level, after)) in enumerate(zip(schedule.timesteps, pairwise(levels), strict=True), 1):
         rows = model.predict(latent.repeat(len(context), 1, 1, 1), step, context.flatten(0, 1))
         unconditional, *conditional = rows.chunk(len(context))
-        stepped = [
-            scheduler.step(unconditional + cfg * (of_edit - unconditional), step, latent) for of_edit in conditional
-        ]
-        without_prompt, *with_prompt = (
-            scheduler.step(prediction, step, latent).pred_original_sample
-            for prediction in (unconditional, *conditional)
+        directed = [unconditional + cfg * (of_edit - unconditional) for of_edit in conditional]
+        without_prompt, *clean = (
+            scheduler.step(output, step, latent).pred_original_sample
+            for output in (unconditional, *conditional, *directed)
         )
+        with_prompt, guided = clean[: len(conditional)], clean[len(conditional) :]
         predictions = [
-            Predictions(guided.pred_original_sample, of_edit, without_prompt, image_latents)
-            for guided, of_edit in zip(stepped, with_prompt, strict=True)
+            Predictions(*of_edit, without_prompt, image_latents) for of_edit in zip(guided, with_prompt, strict=True)
         ]
-        signal = scheduler.alphas_cumprod[step].to(latent.device)
-        masks = masks_of_step(NoiseLevel(signal.sqrt(), (1 - signal).sqrt()), predictions)
-        kept = image_latents
-        if done < schedule.steps:
-            kept = scheduler.add_noise(image_latents, noise, (step - stride).clamp(min=0)[None])
-        latent = keep_edits(masks, [guided.prev_sample for guided in stepped], kept)
+        masks = masks_of_step(level, predictions)
+        stepped = [after.noised(of_edit, level.noise_in(latent, of_edit)) for of_edit in guided]
+        latent = keep_edits(masks, stepped, after.noised(image_latents, noise))
         progress(done, schedule.steps)
     return latent
