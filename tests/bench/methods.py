@@ -16,6 +16,8 @@ the layers are those that all methods read.
 
 `SDEdit` (Meng et al. 2022): no mask. Everything may change, and there is nothing to finish.
 
+`true mask`: the exact one, and none where there is none. What then fails is the model's painting.
+
 LEdits++ and DAAM decide at the size of the latent, where the sampling needs their masks.
 """
 
@@ -121,6 +123,11 @@ def _sdedit(batch: Batch) -> Approach:
     return Approach(new_session=_fixed(masks, batch.latent_size), finishes=False)
 
 
+def _true_mask(batch: Batch) -> Approach:
+    masks = [np.zeros(scene.picture.shape[:2], bool) if scene.truth is None else scene.truth for scene in batch.scenes]
+    return Approach(new_session=_fixed(masks, batch.latent_size))
+
+
 METHODS: dict[str, Method] = {
     "default": lambda batch: Approach(PRESETS["default"]),
     "paper": lambda batch: Approach(PRESETS["paper"]),
@@ -128,6 +135,7 @@ METHODS: dict[str, Method] = {
     "LEdits++": _ledits,
     "DAAM": _daam,
     "SDEdit": _sdedit,
+    "true mask": _true_mask,
 }
 
 
