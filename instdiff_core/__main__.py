@@ -125,6 +125,7 @@ def edit(options: argparse.Namespace) -> None:
         sampling=sampling,
         finishing=FinishOptions(options.steps, options.cfg),
         seed=options.seed,
+        there=options.there,
     )
     binary = result.mask.binary[0].numpy()
     save_edit(result.picture, options.out, options.picture, alpha)
@@ -204,6 +205,9 @@ def _parser() -> Parser:
         help="a further edit in the same run, with mask settings of its own: 'a red car:threshold=0.4'; repeatable",
     )
     command.add_argument("--mask", type=Path, help="where the mask goes, of all edits; default: nowhere")
+    command.add_argument(
+        "--there", metavar="PROMPT", help="what is there now, for example 'a bird': a large photo is searched for it"
+    )
     _add_settings(command)
     command.add_argument("--json", action="store_true", help="print words, weights, area and timings as JSON")
     command.set_defaults(run=edit)

@@ -264,9 +264,27 @@ def contradiction(evidence: Evidence) -> Tensor:
     In units of the noise, so that pictures compare: of several, the thing that the prompt is to
     replace is most likely where it is largest.
     """
+    change, ratio = _change_and_ratio(evidence)
+    return change * _contradicts(ratio)
+
+
+def explanation(evidence: Evidence) -> Tensor:
+    """What part of the model's error without prompt the prompt takes away, ``[B, h, w]`` float32 in 0..1."""
+    return _explains(_change_and_ratio(evidence)[1])
+
+
+def _change_and_ratio(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """The change, and the ratio of the prompt's error to the error without it, both ``[B, h, w]``."""
     change, error, without = (evidence.propagated[:, channel] for channel in (CHANGE, ERROR, ERROR_WITHOUT))
-    ratio = error / without.clamp(min=TINY)
-    return change * ((ratio - FITS) / (CONTRADICTS - FITS)).clamp(0, 1)
+    return change, error / without.clamp(min=TINY)
+
+
+def _contradicts(ratio: Tensor) -> Tensor:
+    return ((ratio - FITS) / (CONTRADICTS - FITS)).clamp(0, 1)
+
+
+def _explains(ratio: Tensor) -> Tensor:
+    return (1 - ratio).clamp(min=0)
 
 
 def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, follow: FollowEdges) -> Found:
@@ -274,10 +292,9 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, fo
 
     Nothing, where it fits the rest too.
     """
-    change, error, without = (evidence.propagated[:, channel] for channel in (CHANGE, ERROR, ERROR_WITHOUT))
+    change, ratio = _change_and_ratio(evidence)
     salient = rescale_to_unit(change)
-    ratio = error / without.clamp(min=TINY)
-    contradicts, explained = ((ratio - FITS) / (CONTRADICTS - FITS)).clamp(0, 1), (1 - ratio).clamp(min=0)
+    contradicts, explained = _contradicts(ratio), _explains(ratio)
     # where nothing is explained, what stands out is kept
     explained = torch.where(explained.amax((-2, -1), keepdim=True) > 0, explained, 1.0)
     contradicted, fitting = rescale_to_unit(salient * torch.stack([contradicts, explained]))

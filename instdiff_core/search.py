@@ -2,7 +2,8 @@
 
 On a copy that is as small as the model needs it, small things are lost. Where that copy gives no sure
 mask, the photo is looked at in overlapping tiles; the crop around the place that the prompt contradicts
-most is looked at once more, and gives the mask.
+most is looked at once more, and gives the mask. Where a word says what is there, the place is what the prompt
+contradicts and the word explains.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from .components import keep_touching
 from .evidence import AttentionRecord
 from .options import MaskSettings
-from .refine import contradiction, refine_record
+from .refine import contradiction, explanation, refine_record
 from .region import Region, find_regions, working_size
 
 SURE = 0.8
@@ -30,17 +31,28 @@ AROUND_PEAK = 0.6
 """The side of the crop around the peak, in sides of a tile."""
 
 
+EXPLAINED = 0.5
+"""The cells around the peak of a word, with so much of its evidence, are the thing."""
+
+POINT = 1 / 16
+"""The side of the square that a point stands for, in sides of the crop around it."""
+
+Point = tuple[float, float]
+"""Across and down, in pixels of the photo."""
+
+
 @dataclass(frozen=True)
 class Sighting:
     """What was seen in crops of a photo, on the CPU.
 
-    `mask` ``[N, h, w]`` bool at the size of the crops, `confidence` ``[N]`` 0 to 1, and `contradiction`
-    ``[N, rows, columns]`` (`refine.contradiction`).
+    `mask` ``[N, h, w]`` bool at the size of the crops, `confidence` ``[N]`` 0 to 1, `contradiction` and `explanation`
+    ``[N, rows, columns]`` (`refine`).
     """
 
     mask: Tensor
     confidence: Tensor
     contradiction: Tensor
+    explanation: Tensor
 
     @staticmethod
     def joined(sightings: Sequence[Sighting]) -> Sighting:
@@ -49,6 +61,7 @@ class Sighting:
             torch.cat([sighting.mask for sighting in sightings]),
             torch.cat([sighting.confidence for sighting in sightings]),
             torch.cat([sighting.contradiction for sighting in sightings]),
+            torch.cat([sighting.explanation for sighting in sightings]),
         )
 
 
@@ -64,32 +77,91 @@ QUICK_STEPS = 3
 
 def see(record: AttentionRecord, settings: MaskSettings, crops: Tensor) -> Sighting:
     """What a record says of the crops ``[N, h, w, C]`` that were sampled."""
-    mask = refine_record(record, settings, picture=crops[..., :3].movedim(-1, 1))
-    return Sighting(mask.binary.cpu(), mask.confidence.cpu(), contradiction(record.evidence()).cpu())
+    mask, evidence = refine_record(record, settings, picture=crops[..., :3].movedim(-1, 1)), record.evidence()
+    parts = mask.binary, mask.confidence, contradiction(evidence), explanation(evidence)
+    return Sighting(*(part.cpu() for part in parts))
 
 
-def find_in_photo(photo: Tensor, look: Look, pixels: int, unit: int, hint: Tensor | None = None) -> Tensor:
+def find_in_photo(
+    photo: Tensor,
+    look: Look,
+    pixels: int,
+    unit: int,
+    hint: Tensor | None = None,
+    points: Sequence[Point] = (),
+    look_for: Look | None = None,
+) -> Tensor:
     """The mask ``[1, H, W]`` bool of what the prompt is about in a photo ``[1, H, W, C]`` in 0..1, or of bytes.
 
     `pixels` is how many pixels the model was made for, `unit` what the sides of its pictures are
-    multiples of. A `hint` ``[1, H, W]`` bool says roughly where it is: then the surroundings of the hint are
-    looked at alone, and of what is found there only what touches the hint is taken; where nothing does, the hint
-    is. An empty one says nothing.
+    multiples of. Two things may say where it is, of which the first that does counts; then its surroundings are
+    looked at alone, and of what is found there only what touches it is taken; where nothing does, it is itself the
+    mask. A `hint` ``[1, H, W]`` bool, a rough mask (an empty one says nothing), and `points` inside the photo, each of
+    which stands for a small square, count together. `look_for` is `look` with a word for what is there instead of the
+    edit prompt: the place is what the word explains and the prompt contradicts.
     """
-    height, width = photo.shape[1], photo.shape[2]
-    if hint is not None and hint.any():
-        (region,) = find_regions(hint, pixels, unit=unit)
-        found = keep_touching(_place(region, look(region.cut(photo), False).mask, (height, width)), hint)
-        return found if found.any() else hint.cpu()
-    whole = Region(0, 0, 0, height, width, working_size(height, width, pixels, unit))
+    size = photo.shape[1], photo.shape[2]
+    tiles = make_tiles(size, pixels, unit)
+    whole = Region(0, 0, 0, *size, working_size(*size, pixels, unit))
+    place = _hinted(hint, points, size, round(AROUND_PEAK * tiles[0].height))
+    if place is None and look_for is not None:
+        place = _explained(photo, look, look_for, [whole, *tiles])
+    if place is not None:
+        (region,) = find_regions(place.around, pixels, unit=unit)
+        touching = keep_touching(_place(region, look(region.cut(photo), False).mask, size), place.touching)
+        return touching if touching.any() else place.touching
     sighting = look(whole.cut(photo), False)
-    tiles = make_tiles((height, width), pixels, unit)
     if len(tiles) == 1 or sighting.confidence[0] >= SURE:
-        return _place(whole, sighting.mask, (height, width))
+        return _place(whole, sighting.mask, size)
+    number, middle = _peak(tiles, list(_look_quickly(photo, look, tiles).contradiction))
+    side = round(AROUND_PEAK * tiles[number].height)
+    peak = Region(0, *_corner(middle, side, size), side, side, tiles[number].size)
+    return _place(peak, look(peak.cut(photo), False).mask, size)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a thing is, by bool masks ``[1, H, W]`` on the CPU: what its mask touches, and what its surroundings are
+    those of (`region.find_regions`)."""
+
+    touching: Tensor
+    around: Tensor
+
+
+def _hinted(hint: Tensor | None, points: Sequence[Point], size: tuple[int, int], side: int) -> Place | None:
+    """The place of hint and points in a photo of a `size`, with `side` pixels of surroundings for a point."""
+    touching = torch.zeros(1, *size, dtype=torch.bool) if hint is None else hint.cpu()
+    around = touching
+    for across, down in points:
+        touching = touching | _square((down, across), max(1, round(POINT * side)), size)
+        around = around | _square((down, across), side // 2, size)
+    return Place(touching, around | touching) if touching.any() else None
+
+
+def _explained(photo: Tensor, look: Look, look_for: Look, regions: Sequence[Region]) -> Place | None:
+    """The part of a photo that a word explains and the prompt contradicts; None where there is none.
+
+    `regions` are all of the photo, for what is larger than a tile, and the tiles.
+    """
+    size = photo.shape[1], photo.shape[2]
+    evidence: list[Tensor] = []
+    for group in (regions[:1], regions[1:]):
+        contradicted = _look_quickly(photo, look, group).contradiction
+        evidence += list(contradicted * _look_quickly(photo, look_for, group).explanation)
+    number, middle = _peak(regions, evidence)
+    strongest = evidence[number].max()
+    if not strongest > 0:
+        return None
+    cells = keep_touching((evidence[number] >= EXPLAINED * strongest)[None], (evidence[number] == strongest)[None])
+    touching = _place(regions[number], cells, size)
+    side = round(AROUND_PEAK * regions[-1].height)
+    return Place(touching, touching | _square(middle, side // 2, size))
+
+
+def _look_quickly(photo: Tensor, look: Look, tiles: Sequence[Region]) -> Sighting:
+    """What is seen in tiles of one size, `AT_ONCE` at a time."""
     parts = [tiles[first : first + AT_ONCE] for first in range(0, len(tiles), AT_ONCE)]
-    sightings = [look(torch.cat([tile.cut(photo) for tile in part]), True) for part in parts]
-    peak = _around_peak(tiles, Sighting.joined(sightings), (height, width))
-    return _place(peak, look(peak.cut(photo), False).mask, (height, width))
+    return Sighting.joined([look(torch.cat([tile.cut(photo) for tile in part]), True) for part in parts])
 
 
 def make_tiles(size: tuple[int, int], pixels: int, unit: int) -> list[Region]:
@@ -106,21 +178,32 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(number * (length - side) / max(count - 1, 1)) for number in range(count)]
 
 
-def _around_peak(tiles: list[Region], sighting: Sighting, size: tuple[int, int]) -> Region:
-    """The square around the place that the prompt contradicts most."""
-    rows, columns = sighting.contradiction.shape[1:]
-    number, cell = divmod(int(sighting.contradiction.argmax()), rows * columns)
-    row, column = divmod(cell, columns)
-    tile = tiles[number]
-    side = round(AROUND_PEAK * tile.height)
-    middle = (
-        tile.top + (row + 0.5) / rows * tile.height,
-        tile.left + (column + 0.5) / columns * tile.width,
+def _peak(regions: Sequence[Region], maps: Sequence[Tensor]) -> tuple[int, tuple[float, float]]:
+    """In which region its map ``[rows, columns]`` is largest, and where in the photo, down and across."""
+    number = int(torch.stack([values.max() for values in maps]).argmax())
+    rows, columns = maps[number].shape
+    row, column = divmod(int(maps[number].argmax()), columns)
+    region = regions[number]
+    return number, (
+        region.top + (row + 0.5) / rows * region.height,
+        region.left + (column + 0.5) / columns * region.width,
     )
+
+
+def _corner(middle: tuple[float, float], side: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Top and left of a square around a place, moved into a photo of a `size`."""
     top, left = (
         min(max(round(place - side / 2), 0), length - side) for place, length in zip(middle, size, strict=True)
     )
-    return Region(0, top, left, side, side, tile.size)
+    return top, left
+
+
+def _square(middle: tuple[float, float], side: int, size: tuple[int, int]) -> Tensor:
+    """The square of `_corner` as a mask ``[1, H, W]`` bool."""
+    top, left = _corner(middle, side, size)
+    square = torch.zeros(1, *size, dtype=torch.bool)
+    square[:, top : top + side, left : left + side] = True
+    return square
 
 
 def _place(region: Region, mask: Tensor, size: tuple[int, int]) -> Tensor:

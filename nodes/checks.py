@@ -8,6 +8,7 @@ latents it checks nothing, and other packs' come in several shapes.
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -73,6 +74,21 @@ def list_boxes(value: Any) -> list[dict[str, Any]]:
         return [box for part in parts for box in part] if all(parts) else []
     sides = [value.get(name) for name in ("x", "y", "width", "height")] if isinstance(value, dict) else [None]
     return [value] if all(isinstance(side, (int, float)) and math.isfinite(side) for side in sides) else []
+
+
+def read_points(text: str | None) -> list[tuple[float, float]]:
+    """The points, across and down, that point editors and SAM3 write as JSON: ``[{"x": 10, "y": 20}]``.
+
+    None and an empty text hold none. Raises ``ValueError`` for what is not of this kind.
+    """
+    try:
+        entries = json.loads(text) if text and text.strip() else []
+        points = [(float(entry["x"]), float(entry["y"])) for entry in entries]
+    except (ValueError, TypeError, KeyError):
+        points = [(math.nan, math.nan)]
+    if not all(math.isfinite(side) for point in points for side in point):
+        raise ValueError('points must be JSON such as [{"x": 10, "y": 20}], in pixels of the photo')
+    return points
 
 
 def find_tensor_problem(kind: str, values: Any) -> str | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..instdiff_core.options import PRESETS, SAMPLING
+from ..instdiff_core.options import PRESETS, SAMPLING, MaskSettings
 from ..instdiff_core.search import QUICK_STEPS, Sighting, find_in_photo, see
 from . import host
-from .checks import check_inputs, list_boxes
+from .checks import check_inputs, list_boxes, read_points
 from .types import CATEGORY, Box, Settings, read_given_prompt, sampling_inputs, search_aliases, words_inputs
 
 UNIT = 64
@@ -47,6 +48,19 @@ class FindInPhoto(io.ComfyNode):
                     "what touches it is taken. Finds what is too small to be found alone. An empty one says nothing.",
                 ),
                 Box.Input("box", optional=True, tooltip="The same as a box, or several, in pixels of the photo."),
+                io.Conditioning.Input(
+                    "there",
+                    optional=True,
+                    tooltip="What is there now, from Encode Edit Prompt: 'a bird', where a bird is to become a dog. "
+                    "The photo is searched for it. Where a hint, a box or points say where it is, it is not needed.",
+                ),
+                io.String.Input(
+                    "points",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Points on it, in pixels of the photo, as point editors and SAM3 Detect have them: a JSON "
+                    "list with x and y of each. What they touch is taken.",
+                ),
             ],
             outputs=[io.Mask.Output(display_name="mask", tooltip="What was found, at the photo's size.")],
         )
@@ -66,6 +80,8 @@ class FindInPhoto(io.ComfyNode):
         text: str | None = None,
         hint: Any = None,
         box: Any = None,
+        there: Any = None,
+        points: str | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
         prompt = read_given_prompt(clip, text)
@@ -78,21 +94,35 @@ class FindInPhoto(io.ComfyNode):
         # the tiles of a batch are different pictures
         settings = replace(prompts[0].settings or settings or PRESETS["default"], share=False)
 
-        def look(crops: Tensor, quick: bool) -> Sighting:
+        def look(
+            conditioning: Any, settings: MaskSettings, prompt: host.EditPrompt | None, crops: Tensor, quick: bool
+        ) -> Sighting:
             latent = host.encode(vae, crops)
             host.check_channels(model, host.get_samples(latent))
             wrapper = host.InstantMaskWrapper(settings, prompt, asks=False)
             taken = min(steps, QUICK_STEPS) if quick else steps
-            host.sample(host.wrap_model(model, wrapper), latent, positive, negative, steps=taken, **widgets)
+            host.sample(host.wrap_model(model, wrapper), latent, conditioning, negative, steps=taken, **widgets)
             return see(wrapper.record, settings, crops)
 
+        if there is not None:
+            _check_there(there)
+        look_for = None if there is None else partial(look, there, PRESETS["default"], None)
         pixels = host.native_side(model) ** 2
-        hints = _hints(image, hint, box)
+        hints, places = _hints(image, hint, box), read_points(points)
+        look_at = partial(look, positive, settings, prompt)
         masks = [
-            find_in_photo(photo[None].float().cpu(), look, pixels, UNIT, hints[number : number + 1])
-            for number, photo in enumerate(image)
+            find_in_photo(photo[None].float().cpu(), look_at, pixels, UNIT, own[None], places, look_for)
+            for photo, own in zip(image, hints, strict=True)
         ]
         return io.NodeOutput(host.to_intermediate(torch.cat(masks).float()))
+
+
+def _check_there(there: Any) -> None:
+    """Raises ``ValueError`` for a conditioning that does not carry the words of one prompt."""
+    if len(host.find_prompts(options for _, options in there)) != 1:
+        raise ValueError(
+            "there must be one prompt that says what is there, with its words: connect a single Encode Edit Prompt"
+        )
 
 
 def _hints(image: Tensor, hint: Tensor | None, box: Any) -> Tensor:

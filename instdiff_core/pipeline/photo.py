@@ -38,6 +38,7 @@ def edit_photo(
     *,
     seed: int = 0,
     mask: Mask | None = None,
+    there: str | None = None,
     finishing: FinishOptions = FINISH,
     **options: Any,
 ) -> Edit:
@@ -49,15 +50,22 @@ def edit_photo(
 
     Several edits are searched one by one, and done in one crop that shows all of them.
 
-    With an own `mask` of the picture's size nothing is searched or found: it is edited in there. `options`
-    are those of `edit_batch`, which says what is raised; a mask of another size, an empty one, and one for several
-    edits do too.
+    With an own `mask` of the picture's size nothing is searched or found: it is edited in there. `there` says what is
+    there now, such as "a bird": a larger picture is then searched for that. `options`
+    are those of `edit_batch`, which says what is raised; a mask of another size, an empty one, one or `there` for
+    several edits, both together, and a `there` without words do too.
     """
     check_picture(picture)
+    several = len(split_edits(prompt)) > 1
     if mask is not None:
         check_own_mask(mask, picture)
-        if len(split_edits(prompt)) > 1:
+        if several:
             raise ValueError("a mask of one's own is for a single edit prompt")
+    if there is not None:
+        if mask is not None or several:
+            raise ValueError("what is there is for a single edit prompt without a mask of its own")
+        if not model.words(there).words:
+            raise ValueError("what is there holds no words: say what the photo shows, for example 'a bird'")
     pixels, unit = model.native_pixels, model.unit
 
     def edit_inside(part: Picture, mask: Mask | None) -> Edit:
@@ -80,8 +88,10 @@ def edit_photo(
         return Sighting.joined([see(record, own, crop[None]) for record, crop in zip(records, crops, strict=True)])
 
     if mask is None:
+        look_for = None if there is None else partial(look, there, PRESETS["default"])
         looks = [partial(look, each.prompt.text, each.settings) for each in read_edits(model, prompt, settings)]
-        area = torch.stack([find_in_photo(pictures, each, pixels, unit) for each in looks]).any(0)
+        found = [find_in_photo(pictures, each, pixels, unit, look_for=look_for) for each in looks]
+        area = torch.stack(found).any(0)
     else:
         area = torch.from_numpy(mask)[None]
     (region,) = find_regions(area, pixels, unit=unit)

@@ -24,7 +24,7 @@ from .pictures import (
 )
 from .routes import add_routes
 from .sampling import SAMPLERS, SCHEDULERS, sample
-from .text import PROMPT, EditPrompt, encode_prompt, get_edit_prompts, part_conditioning, read_prompt
+from .text import PROMPT, EditPrompt, encode_prompt, find_prompts, get_edit_prompts, part_conditioning, read_prompt
 from .wrapper import InstantMaskWrapper, get_record, wrap_model
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "encode_prompt",
     "find_editable_pixels",
     "find_edited_areas",
+    "find_prompts",
     "fit_mask",
     "get_edit_prompts",
     "get_record",

@@ -215,6 +215,8 @@ def test_guard_takes_a_mask_and_says_in_words_what_it_did(folder: Path, capsys: 
         (["edit", "cat.png", "a dog", "--edit", "a car:threshold=high"], "threshold must be a number, not 'high'"),
         (["edit", "cat.png", "a dog", "--edit", "a car:limit=0.4"], "with one of the names method, threshold"),
         (["edit", "cat.png", "a dog", "--edit", "a car:target=tree"], "'tree' is not in the edit prompt"),
+        (["edit", "cat.png", "a dog", "--there", ""], "what is there holds no words"),
+        (["edit", "cat.png", "a dog", "--edit", "a car", "--there", "a bird"], "for a single edit prompt"),
         (["edit", "cat.png", "a dog", "--mask", "no/mask.png"], "no/mask.png"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from instdiff_core.mini.scenes import compose
 from instdiff_core.options import FinishOptions, SamplingOptions
 from instdiff_core.pipeline import EditModel, edit, edit_photo, load_mini
+from tests.bench.photos import make_pair
 
 FEW: dict[str, Any] = {"sampling": SamplingOptions(6), "finishing": FinishOptions(2, strength=0.5)}
 
@@ -71,6 +72,27 @@ def test_several_edits_of_a_large_photo_come_out_of_one_crop(
     assert np.array_equal(first | second, result.mask.binary[0].numpy())
     assert (first & truth).sum() > (second & truth).sum()
     assert (second & ~truth).sum() > (first & ~truth).sum()
+
+
+def test_a_word_says_which_thing_of_a_large_photo_is_edited(model: EditModel) -> None:
+    picture, truths = make_pair()
+    few: dict[str, Any] = {"sampling": SamplingOptions(3), "finishing": FinishOptions(1, strength=0.1)}
+    for word, truth in truths.items():
+        mask = edit_photo(model, picture, "a dog", there=f"a {word}", **few).mask.binary[0].numpy()
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.5, word
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        (["a dog", "a frog"], {}, "for a single edit prompt"),
+        ("a dog", {"mask": np.ones((64, 64), bool)}, "without a mask"),
+        ("a dog", {"there": " "}, "holds no words"),
+    ],
+)
+def test_a_word_that_cannot_be_looked_for_is_refused(model: EditModel, prompt: Any, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        edit_photo(model, np.zeros((64, 64, 3), np.uint8), prompt, **{"there": "a bird", **options})
 
 
 def test_a_mask_of_ones_own_is_for_a_single_edit(model: EditModel) -> None:

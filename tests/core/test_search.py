@@ -21,7 +21,7 @@ class Looker:
     def __call__(self, crops: Tensor, quick: bool) -> Sighting:
         self.calls.append((len(crops), quick))
         bright = crops[..., 0]
-        return Sighting(bright > 0.5, torch.full((len(crops),), self.sure), bright)
+        return Sighting(bright > 0.5, torch.full((len(crops),), self.sure), bright, bright)
 
 
 def photo(top: int, left: int, side: int = 12, size: tuple[int, int] = (400, 600)) -> Tensor:
@@ -90,3 +90,55 @@ def test_an_empty_hint_says_nothing() -> None:
     look = Looker(SURE)
     find_in_photo(photo(100, 100, side=120), look, PIXELS, UNIT, torch.zeros(1, 400, 600, dtype=torch.bool))
     assert look.calls == [(1, False)]
+
+
+class WordLooker:
+    """Explains what is green."""
+
+    def __call__(self, crops: Tensor, quick: bool) -> Sighting:
+        assert quick
+        green = crops[..., 1]
+        return Sighting(green > 0.5, torch.ones(len(crops)), torch.zeros_like(green), green)
+
+
+def two_things() -> tuple[Tensor, Tensor]:
+    """A photo with two things, of which a word explains the one that the prompt contradicts less; and that one."""
+    picture = photo(50, 60)
+    named = photo(300, 450)
+    picture[..., 0] += 0.7 * named[..., 0]
+    picture[..., 1] += named[..., 1]
+    picture[:, 50:62, 60:72, 1] = 0
+    return picture, named[..., 0] > 0.5
+
+
+def test_a_word_says_which_of_two_things_is_meant() -> None:
+    picture, truth = two_things()
+    look = Looker(SURE)
+    mask = find_in_photo(picture, look, PIXELS, UNIT, look_for=WordLooker())
+    *quick, last = look.calls
+    assert last == (1, False)
+    assert sum(count for count, _ in quick) == 1 + len(make_tiles((400, 600), PIXELS, UNIT))
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.6
+
+
+def test_where_a_word_explains_nothing_the_search_is_as_without_it() -> None:
+    picture = photo(200, 300)
+    picture[..., 1] = 0
+    without, with_word = (
+        find_in_photo(picture, Looker(0.0), PIXELS, UNIT, look_for=word) for word in (None, WordLooker())
+    )
+    assert torch.equal(without, with_word)
+
+
+def test_a_point_is_looked_at_and_what_it_touches_is_taken() -> None:
+    picture, truth = two_things()
+    look = Looker(SURE - 0.1)
+    mask = find_in_photo(picture, look, PIXELS, UNIT, points=[(456, 306)], look_for=WordLooker())
+    assert look.calls == [(1, False)]
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.6
+
+
+@pytest.mark.parametrize("point", [(200, 200), (599, 0), (-5, 1000)])
+def test_a_point_where_nothing_is_found_stands_for_a_small_square(point: tuple[int, int]) -> None:
+    mask = find_in_photo(photo(50, 60), Looker(SURE), PIXELS, UNIT, points=[point])
+    assert 0 < mask.sum() < 0.001 * mask.numel()

@@ -1,10 +1,13 @@
 """Pictures of any size: a crop at the model's own size goes out, and only the edit comes back."""
 
+import json
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import interpolate
+
+from tests.bench.photos import make_pair
 
 
 @pytest.fixture
@@ -182,3 +185,39 @@ def test_a_box_that_is_none_is_refused(host, photo, box):
     del inputs["latent_image"]
     with pytest.raises(ValueError, match="box holds no box with x, y, width and height"):
         host.run("InstDiffFindInPhoto", **inputs, vae=host.vae, image=photo[..., :3], box=box)
+
+
+@pytest.fixture(scope="module")
+def two_things():
+    """A photo with a bird and a tree, and the masks of both."""
+    picture, truths = make_pair()
+    masks = {word: torch.from_numpy(truth)[None] for word, truth in truths.items()}
+    return torch.from_numpy(picture)[None].float() / 255, masks
+
+
+@pytest.mark.parametrize("way", ["there", "points"])
+@pytest.mark.parametrize("name", ["bird", "tree"])
+def test_a_word_or_a_point_says_which_of_two_things_is_meant(host, two_things, name, way):
+    photo, masks = two_things
+    rows, columns = masks[name][0].nonzero(as_tuple=True)
+    point = {"x": float(columns.float().mean()), "y": float(rows.float().mean())}
+    says = {"there": {"there": host.prompt(f"a {name}")}, "points": {"points": json.dumps([point])}}
+    inputs = host.sampling(torch.zeros(0), positive=host.prompt("a dog"), steps=3, denoise=0.5)
+    del inputs["latent_image"]
+    found = host.run("InstDiffFindInPhoto", **inputs, vae=host.vae, image=photo, **says[way])
+    assert host.iou(found, masks[name]) > 0.4
+
+
+@pytest.mark.parametrize("points", ["here", "3", '{"x": 1, "y": 2}', '[{"x": 1}]', '[{"x": 1, "y": NaN}]', "[[1, 2]]"])
+def test_points_that_are_none_are_refused_with_an_example(host, photo, points):
+    inputs = host.sampling(torch.zeros(0))
+    del inputs["latent_image"]
+    with pytest.raises(ValueError, match="points must be JSON such as"):
+        host.run("InstDiffFindInPhoto", **inputs, vae=host.vae, image=photo[..., :3], points=points)
+
+
+def test_what_is_there_without_its_words_is_refused_with_the_node_that_has_them(host, photo):
+    inputs = host.sampling(torch.zeros(0))
+    del inputs["latent_image"]
+    with pytest.raises(ValueError, match="connect a single Encode Edit Prompt"):
+        host.run("InstDiffFindInPhoto", **inputs, vae=host.vae, image=photo[..., :3], there=host.other_prompt())
