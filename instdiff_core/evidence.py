@@ -86,7 +86,8 @@ class Evidence:
     level, since early steps show the picture and late ones its edit. `image_latent` ``[B, C, H, W]``
     is the latent of the picture. `noise_mask` ``[B, H, W]`` bool is where the latent's own noise
     mask lets the sampler edit; None: everywhere. `rest_ratio` ``[B]`` says how well the prompt fits what the mask
-    leaves to it (`rest.ask_about_rest`); None where that was not asked.
+    leaves to it (`rest.ask_about_rest`); None where that was not asked. Where the picture was looked at before the
+    sampling (`look`), `propagated` is of the looks alone.
     """
 
     first: Tensor
@@ -115,8 +116,10 @@ class AttentionRecord:
     `image_latent` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
     model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`), and `scale`
     the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool and `rest_ratio` ``[batch]`` are those of
-    `Evidence`. `remark` is a sentence on the sampling, for the report. `settings` are the edit's own, where it has any.
-    Of several edits in one run this is the first, and `further` has the others.
+    `Evidence`. `look` ``[batch, 3 + words, h, w]`` is the mean of `propagated` over the looks at the picture before
+    the sampling (`look`), which takes the place of the steps'; None where there were none. `remark` is a sentence on
+    the sampling, for the report. `settings` are the edit's own, where it has any. Of several edits in one run this is
+    the first, and `further` has the others.
     """
 
     maps: Tensor
@@ -130,6 +133,7 @@ class AttentionRecord:
     settings: MaskSettings | None = None
     further: tuple[AttentionRecord, ...] = ()
     rest_ratio: Tensor | None = None
+    look: Tensor | None = None
 
     @staticmethod
     def joined(edits: Sequence[AttentionRecord]) -> AttentionRecord:
@@ -168,6 +172,8 @@ class AttentionRecord:
     def evidences(self) -> Iterator[Evidence]:
         """The evidence after each step."""
         sums = _Sums()
+        if self.look is not None:
+            sums.look.add(self.look.float())
         for maps, propagated, weight in zip(self.maps, self.propagated, self.weights, strict=True):
             sums.add(maps.float(), propagated.float(), weight)
             yield sums.evidence(self.image_latent.float(), self.noise_mask, self.rest_ratio)
@@ -204,6 +210,8 @@ class Recorder:
         for maps, propagated, weight in steps:
             self._add(maps, propagated, weight)
         self._signals = self.evidence().propagated[:, :FIRST_PROPAGATED]
+        if record.look is not None:
+            self._sums.look.add(record.look.to(device))
         self._sigmas = list(torch.tensor(record.sigmas, device=device))
 
     def add_words(self, maps: Tensor) -> None:
@@ -237,12 +245,39 @@ class Recorder:
         `foreign` ``[B, H, W]`` bool is where the latent has been given to another edit: what the model makes of that
         says nothing of the picture, and the signals of the step before hold there. None: nowhere.
         """
+        observed = self._observed(level, predictions, foreign)
+        if observed is None:
+            return False
+        weight = _weight(level.ratio)
+        if predictions.without_prompt is None and self._compared:
+            weight = torch.zeros_like(weight)
+        self._compared = self._compared or predictions.without_prompt is not None
+        self._image_latent = predictions.image_latent.float()
+        self._add(*observed, weight)
+        self._sigmas.append(level.ratio)
+        return True
+
+    def close_look(self, level: NoiseLevel, predictions: Predictions) -> None:
+        """End a look at the picture, noised to `level`, before the first step: looks count in place of the steps."""
+        observed = self._observed(level, predictions)
+        if observed is not None:
+            self._sums.look.add(observed[1])
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether a look at the picture saw the edit prompt."""
+        return self._sums.look.value is not None
+
+    def _observed(
+        self, level: NoiseLevel, predictions: Predictions, foreign: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """The maps and the propagated maps of what is under way, which ends; None when no layer saw the edit prompt."""
         for kind in list(self._cross):
             self._read_words(kind)
         layer_maps, cells = self._maps, self._cells
         self.drop_step()
         if not layer_maps or self._grid is None:
-            return False
+            return None
         maps = _mean(layer_maps)
         signals = predictions.signals(level)
         if foreign is not None and self._signals is not None:
@@ -251,15 +286,7 @@ class Recorder:
         self._signals = signals
         pooled = functional.adaptive_avg_pool2d(signals, self._grid)
         propagated = _propagate(torch.cat([pooled, maps[:, FIRST_WORD:]], 1), cells)
-        propagated = torch.nan_to_num(propagated, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
-        weight = _weight(level.ratio)
-        if predictions.without_prompt is None and self._compared:
-            weight = torch.zeros_like(weight)
-        self._compared = self._compared or predictions.without_prompt is not None
-        self._image_latent = predictions.image_latent.float()
-        self._add(maps, propagated, weight)
-        self._sigmas.append(level.ratio)
-        return True
+        return maps, torch.nan_to_num(propagated, 0.0, LARGEST, 0.0).clamp(max=LARGEST)
 
     def drop_step(self) -> None:
         """Forget the step that is under way."""
@@ -281,10 +308,11 @@ class Recorder:
         maps, propagated = (torch.stack(steps).cpu() for steps in (self._steps, self._propagated))
         sigmas = tuple(float(sigma) for sigma in torch.stack(self._sigmas).cpu())
         noise_mask = None if self._noise_mask is None else self._noise_mask.cpu()
-        rest_ratio = None if self.rest_ratio is None else self.rest_ratio.cpu()
+        rest_ratio, look = (None if each is None else each.cpu() for each in (self.rest_ratio, self._sums.look.value))
         return AttentionRecord(
-            maps, propagated, self._image_latent.cpu(), words, sigmas, scale, noise_mask, rest_ratio=rest_ratio
-        )
+            maps, propagated, self._image_latent.cpu(), words, sigmas, scale, noise_mask, rest_ratio=rest_ratio,
+            look=look,
+        )  # fmt: skip
 
     def _read_words(self, kind: Kind) -> None:
         """Make the maps of the cross-attention layers of a kind."""
@@ -303,9 +331,13 @@ class Recorder:
 
 
 class _Sums:
-    """The running sums of a run's evidence, of which none of the steps is kept but the first."""
+    """The running sums of a run's evidence, of which none of the steps is kept but the first.
+
+    `look` is that of the looks before the steps, whose propagated maps then do not count.
+    """
 
     def __init__(self) -> None:
+        self.look = _Mean()
         self._first: Tensor | None = None
         self._maps = _Mean()
         self._propagated = _Mean()
@@ -318,7 +350,7 @@ class _Sums:
 
     def evidence(self, image_latent: Tensor, noise_mask: Tensor | None, rest_ratio: Tensor | None) -> Evidence:
         """The evidence of the steps so far, of which there must be one."""
-        maps, propagated = self._maps.value, self._propagated.value
+        maps, propagated = self._maps.value, (self._propagated if self.look.value is None else self.look).value
         assert self._first is not None
         assert maps is not None
         assert propagated is not None

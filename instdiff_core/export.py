@@ -37,9 +37,9 @@ def export_record(record: AttentionRecord, settings: Sequence[MaskSettings], pic
     """The record as a file, with the settings of each edit and the pictures ``[1 or batch, 3, H, W]`` in 0..1.
 
     Its tensors: for the edits, numbered from 0 on, `maps.0`, `propagated_maps.0`, `sigmas.0` and, where there is one,
-    `noise_mask.0` (bool) and `rest_ratio.0`; for all of them `image_latent`, and, where there are any, `pictures`
-    ``[1 or batch, H, W, 3]``, which are rounded to bytes. Its metadata are JSON texts: `version`, `scale`, and
-    `edits`, a list with for each edit its `words` (texts), `start` (whether the prompt has a start token) and
+    `noise_mask.0` (bool), `rest_ratio.0` and `look.0`; for all of them `image_latent`, and, where there are any,
+    `pictures` ``[1 or batch, H, W, 3]``, which are rounded to bytes. Its metadata are JSON texts: `version`, `scale`,
+    and `edits`, a list with for each edit its `words` (texts), `start` (whether the prompt has a start token) and
     `settings`.
     """
     tensors = {"image_latent": record.image_latent}
@@ -54,6 +54,8 @@ def export_record(record: AttentionRecord, settings: Sequence[MaskSettings], pic
             tensors[f"noise_mask.{number}"] = edit.noise_mask.clone()  # edits may share it, tensors of a file may not
         if edit.rest_ratio is not None:
             tensors[f"rest_ratio.{number}"] = edit.rest_ratio
+        if edit.look is not None:
+            tensors[f"look.{number}"] = edit.look
         edits.append({"words": edit.words.texts, "start": bool(edit.words.start), "settings": asdict(own)})
     if pictures is not None:
         tensors["pictures"] = (pictures.movedim(1, -1) * 255).round().clamp(0, 255).byte()
@@ -144,6 +146,7 @@ def _checked_record(tensors: dict[str, Tensor], edit: dict[str, Any], scale: Any
         scale=scale,
         noise_mask=tensors.get("noise_mask"),
         rest_ratio=tensors.get("rest_ratio"),
+        look=tensors.get("look"),
     )
 
 
@@ -164,6 +167,8 @@ def _check_shapes(tensors: dict[str, Tensor], words: int, scale: int) -> None:
         expected["noise_mask"] = [batch, *latent], (torch.bool,)
     if "rest_ratio" in tensors:
         expected["rest_ratio"] = [batch], FLOATS
+    if "look" in tensors:
+        expected["look"] = [batch, FIRST_PROPAGATED + words, *grid], FLOATS
     if "pictures" in tensors:
         count = 1 if len(tensors["pictures"]) == 1 else batch
         expected["pictures"] = [count, *picture, 3], (torch.uint8,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 
@@ -35,3 +36,9 @@ class NoiseLevel:
     def error(self, predicted: Tensor, image_latent: Tensor) -> Tensor:
         """How far clean latents as `predicted` are from `image_latent`, in noise samples, float32."""
         return (predicted - image_latent).float() / self.ratio
+
+
+def make_noise(image_latent: Tensor, seed: int) -> Tensor:
+    """The noise of a seed, the same for every picture of a batch and on every device, like `image_latent`."""
+    noise = torch.randn(image_latent.shape[1:], generator=torch.Generator().manual_seed(seed))
+    return noise.to(image_latent).expand_as(image_latent)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .evidence import AttentionRecord
+from .look import LOOKS
 from .options import MaskSettings
 from .refine import Convergence, InstantMask, trace_convergence
 from .rest import NOISE_SAMPLES
@@ -59,11 +60,16 @@ def describe_mask(
 
     The mask was made from `record` with `settings`: what these do already is no remedy for one that is unsure.
     """
-    remedy = _remedy(record.sigmas[0], settings)
+    remedy = _remedy(record, settings)
     pictures = range(len(mask.binary))
     lines = [_line(collect_facts(mask, record.words, convergence, picture), picture, remedy) for picture in pictures]
     if record.rest_ratio is not None and mask.fits.any():
         lines.append(f"Whether the prompt fits the rest too was asked in {2 * NOISE_SAMPLES} more model evaluations.")
+    if record.look is not None and settings.method == "change":
+        lines.append(
+            "The sampling begins with too much noise to show the picture, so the mask was found before it, in "
+            f"{2 * LOOKS} more model evaluations."
+        )
     return "\n".join([*lines, record.remark] if record.remark else lines)
 
 
@@ -81,16 +87,18 @@ def describe_edits(
     return "\n".join(texts)
 
 
-def _remedy(noise_level: float, settings: MaskSettings) -> str:
-    """What to try where the mask is unsure; `noise_level` is that of the first step."""
+def _remedy(record: AttentionRecord, settings: MaskSettings) -> str:
+    """What to try where the mask is unsure."""
+    looked = record.look is not None and settings.method == "change"
+    too_noisy = record.sigmas[0] > HALF_NOISE and not looked
     ways = []
-    if noise_level > HALF_NOISE:
+    if too_noisy:
         ways.append("try a lower denoise (0.3 to 0.5 with Stable Diffusion)")
     if not settings.target:
         ways.append("name the words to use")
-    if noise_level <= HALF_NOISE and not settings.share:
+    if not too_noisy and not looked and not settings.share:
         ways.append("let several noises of the picture share a mask")
-    return ", or ".join(ways) or "try another seed"
+    return ", or ".join(ways) or ("correct it by hand" if looked else "try another seed")
 
 
 def _line(facts: dict[str, Any], picture: int, remedy: str) -> str:

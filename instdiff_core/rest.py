@@ -38,9 +38,3 @@ def ask_about_rest(session: MaskSession, image_latent: Tensor, predict: Predict)
         distances = (torch.stack(predict(seed)) - image_latent).float().square().mean(2)
         errors += (distances * rest).sum((-2, -1))
     session.answer_rest(errors[0] / errors[1].clamp(min=TINY))
-
-
-def make_noise(image_latent: Tensor, seed: int) -> Tensor:
-    """The noise of a seed, the same for every picture of a batch and on every device, like `image_latent`."""
-    noise = torch.randn(image_latent.shape[1:], generator=torch.Generator().manual_seed(seed))
-    return noise.to(image_latent).expand_as(image_latent)

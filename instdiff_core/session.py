@@ -79,9 +79,23 @@ class MaskSession:
         return self.mask
 
     @property
+    def is_found_by_change(self) -> bool:
+        """Whether the mask is found, and by the method "change"."""
+        return self._settings is not None and self._settings.method == "change"
+
+    def look(self, level: NoiseLevel, predictions: Predictions) -> None:
+        """`Recorder.close_look`."""
+        self._recorder.close_look(level, predictions)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether no step changes the mask: it is given, or that of a look."""
+        return self._settings is None or self._recorder.has_looked
+
+    @property
     def leaves_rest(self) -> bool:
         """Whether the mask of any picture is all but what the prompt explains. Waits for the device."""
-        if self._settings is None or self._settings.method != "change" or not self.observed_steps:
+        if self._settings is None or not self.is_found_by_change or not self.observed_steps:
             return False
         return bool(refine(self._recorder.evidence(), self.words, self._settings).fits.any())
 
@@ -162,6 +176,19 @@ class EditSessions:
                 session.drop_step()
             else:
                 session.step(level, of_edit, None if masks is None or joined is None else joined & ~masks[number])
+
+    def look(self, level: NoiseLevel, predictions: Sequence[Predictions | None]) -> None:
+        """`MaskSession.look` for each edit whose mask a look is good for; None: it had no part."""
+        for session, of_edit in zip(self.sessions, predictions, strict=True):
+            if of_edit is None or not session.is_found_by_change:
+                session.drop_step()
+            else:
+                session.look(level, of_edit)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether no step changes any of the masks."""
+        return all(session.is_steady for session in self.sessions)
 
     def resume(self, record: AttentionRecord, device: torch.device) -> None:
         """`MaskSession.resume` for each edit, from an earlier run with as many."""

@@ -27,16 +27,19 @@ class Settling:
         self._last: Tensor | None = None
         self._agreed = 0
 
-    def add(self, mask: Tensor, confidence: Tensor) -> bool:
+    def add(self, mask: Tensor, confidence: Tensor, is_steady: bool = False) -> bool:
         """Take the mask ``[B, H, W]`` bool of a step and its confidence ``[B]``; true when the masks have settled.
 
-        Waits for the device.
+        One that `is_steady`, which no step changes, settles at once where it is sure. Waits for the device.
         """
         last, self._last = self._last, mask
+        sure = (confidence >= SURE) & mask.flatten(1).any(1)
+        if is_steady:
+            return bool(sure.all())
         if last is None:
             return False
-        steady = (iou(last, mask) >= AGREEING) & (confidence >= SURE) & mask.flatten(1).any(1)
-        self._agreed = self._agreed + 1 if bool(steady.all()) else 0
+        agreed = (iou(last, mask) >= AGREEING) & sure
+        self._agreed = self._agreed + 1 if bool(agreed.all()) else 0
         return self._agreed >= STEADY
 
 

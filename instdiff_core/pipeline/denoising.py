@@ -10,10 +10,11 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from .. import rest
+from .. import look, rest
 from ..blend import keep_edits
 from ..evidence import Predictions
 from ..noise import NoiseLevel
+from ..noise import make_noise as make_shared_noise
 from .model import EditModel
 
 Progress = Callable[[int, int], None]
@@ -59,7 +60,7 @@ class Schedule:
     def levels(self) -> list[NoiseLevel]:
         """The noise level before each step, and none after the last, on the model's device."""
         signals = self.model.scheduler.alphas_cumprod[self.timesteps].to(self.model.device)
-        return [NoiseLevel(signal.sqrt(), (1 - signal).sqrt()) for signal in (*signals, torch.ones_like(signals[0]))]
+        return [_noise_level(signal) for signal in (*signals, torch.ones_like(signals[0]))]
 
 
 def _make_scheduler(model: EditModel) -> DDIMScheduler:
@@ -82,12 +83,23 @@ def predict_at_almost_pure_noise(
 ) -> tuple[Tensor, Tensor]:
     """`rest.Predict` for one picture ``[1, C, h, w]``, with the contexts ``[2, L, D]`` of a prompt and of none."""
     scheduler = _make_scheduler(model)
-    ratios = (1 / scheduler.alphas_cumprod - 1).sqrt()
-    step = (ratios - rest.ALMOST_PURE).abs().argmin()
-    noisy = scheduler.add_noise(image_latent, rest.make_noise(image_latent, seed), step[None])
+    step, level = _find_step(model, rest.ALMOST_PURE)
+    noisy = level.noised(image_latent, make_shared_noise(image_latent, seed))
     outputs = model.predict(noisy.expand(2, -1, -1, -1), step, context)
     with_prompt, without = scheduler.step(outputs, step, noisy).pred_original_sample.split(1)
     return with_prompt, without
+
+
+def predict_in_a_look(
+    model: EditModel, image_latents: Tensor, context: Tensor, cfg: float, seed: int
+) -> tuple[NoiseLevel, list[Predictions]]:
+    """What the model makes of pictures at the level of a look, with the noise of a seed, for each edit.
+
+    The arguments are those of `denoise`.
+    """
+    step, level = _find_step(model, look.LEVEL)
+    noisy = level.noised(image_latents, make_shared_noise(image_latents, seed))
+    return level, _predict(model, _make_scheduler(model), step, noisy, context, cfg, image_latents)
 
 
 def encode_prompts(model: EditModel, prompts: Sequence[Sequence[str]]) -> Tensor:
@@ -115,19 +127,42 @@ def denoise(
     scheduler = _make_scheduler(model)
     latent = levels[0].noised(start, noise)
     for done, (step, (level, after)) in enumerate(zip(schedule.timesteps, pairwise(levels), strict=True), 1):
-        rows = model.predict(latent.repeat(len(context), 1, 1, 1), step, context.flatten(0, 1))
-        unconditional, *conditional = rows.chunk(len(context))
-        directed = [unconditional + cfg * (of_edit - unconditional) for of_edit in conditional]
-        without_prompt, *clean = (
-            scheduler.step(output, step, latent).pred_original_sample
-            for output in (unconditional, *conditional, *directed)
-        )
-        with_prompt, guided = clean[: len(conditional)], clean[len(conditional) :]
-        predictions = [
-            Predictions(*of_edit, without_prompt, image_latents) for of_edit in zip(guided, with_prompt, strict=True)
-        ]
+        predictions = _predict(model, scheduler, step, latent, context, cfg, image_latents)
         masks = masks_of_step(level, predictions)
+        guided = [of_edit.guided for of_edit in predictions]
         stepped = [after.noised(of_edit, level.noise_in(latent, of_edit)) for of_edit in guided]
         latent = keep_edits(masks, stepped, after.noised(image_latents, noise))
         progress(done, schedule.steps)
     return latent
+
+
+def _predict(
+    model: EditModel,
+    scheduler: DDIMScheduler,
+    step: Tensor,
+    latent: Tensor,
+    context: Tensor,
+    cfg: float,
+    image_latents: Tensor,
+) -> list[Predictions]:
+    """What the model makes of a noisy `latent` for each edit. The other arguments are those of `denoise`."""
+    rows = model.predict(latent.repeat(len(context), 1, 1, 1), step, context.flatten(0, 1))
+    unconditional, *conditional = rows.chunk(len(context))
+    directed = [unconditional + cfg * (of_edit - unconditional) for of_edit in conditional]
+    without_prompt, *clean = (
+        scheduler.step(output, step, latent).pred_original_sample for output in (unconditional, *conditional, *directed)
+    )
+    with_prompt, guided = clean[: len(conditional)], clean[len(conditional) :]
+    return [Predictions(*of_edit, without_prompt, image_latents) for of_edit in zip(guided, with_prompt, strict=True)]
+
+
+def _find_step(model: EditModel, ratio: float) -> tuple[Tensor, NoiseLevel]:
+    """The model's timestep nearest to this ratio of noise to signal, and its level."""
+    signals = model.scheduler.alphas_cumprod
+    step = ((1 / signals - 1).sqrt() - ratio).abs().argmin()
+    return step, _noise_level(signals[step].to(model.device))
+
+
+def _noise_level(signal: Tensor) -> NoiseLevel:
+    """That of a step's alphas_cumprod."""
+    return NoiseLevel(signal.sqrt(), (1 - signal).sqrt())

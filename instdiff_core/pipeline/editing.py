@@ -18,6 +18,7 @@ from ..attention import word_maps
 from ..blend import feather_mask, paste
 from ..edits import find_others_pixels, join_masks, part_masks
 from ..evidence import AttentionRecord, Predictions
+from ..look import look_at_picture
 from ..noise import NoiseLevel
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings, SamplingOptions
 from ..refine import InstantMask, WordRoles
@@ -25,7 +26,15 @@ from ..report import collect_facts
 from ..rest import ask_about_rest
 from ..session import EditSessions, MaskSession
 from ..tokens import PromptWords
-from .denoising import Progress, Schedule, denoise, encode_prompts, make_noise, predict_at_almost_pure_noise
+from .denoising import (
+    Progress,
+    Schedule,
+    denoise,
+    encode_prompts,
+    make_noise,
+    predict_at_almost_pure_noise,
+    predict_in_a_look,
+)
 from .model import EditModel, Picture
 from .prompts import Prompt, ReadEdit, read_edits, split_edits
 from .reading import AttentionReader, Kind
@@ -226,12 +235,19 @@ def _sample(
             torch.cat([mask.expand(noise_samples, -1, -1) for mask in of_edit]) for of_edit in zip(*masks, strict=True)
         ]
 
-    repeated = image_latents.repeat_interleave(noise_samples, 0)
+    def look(seed: int) -> None:
+        level, predictions = predict_in_a_look(model, repeated, contexts, options.cfg, seed)
+        for of_picture, part in zip(sessions, parts[: len(sessions)], strict=True):
+            of_picture.look(level, [of_edit.entries(part) for of_edit in predictions])
+
+    repeated, contexts = (
+        each.repeat_interleave(noise_samples, axis) for axis, each in enumerate((image_latents, context))
+    )
     noise = make_noise(image_latents, seeds, noise_samples)
     with reader.reading(observe, len(texts)):
+        look_at_picture(sessions, schedule.levels[0], look)
         return denoise(
-            schedule, repeated, repeated, noise, context.repeat_interleave(noise_samples, 1), options.cfg,
-            masks_of_step, progress,
+            schedule, repeated, repeated, noise, contexts, options.cfg, masks_of_step, progress
         )[::noise_samples]  # fmt: skip
 
 

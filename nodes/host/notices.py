@@ -10,6 +10,7 @@ import torch
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
+from ...instdiff_core.look import TOO_NOISY
 from .levels import find_noise_level
 from .readers.layouts import FAMILIES
 
@@ -18,9 +19,6 @@ NATIVE_SIDES = {768: 512, 1024: 768, 2048: 1024}
 
 Of other widths there is only the embedded model, made for 256.
 """
-
-TOO_NOISY = 2.0
-"""Noise to signal of the first step from which on a warning names a lower denoise."""
 
 SUITABLE_NOISE = 1.5
 """Noise to signal at which a sampling should begin: Stable Diffusion's at a denoise of 0.5.

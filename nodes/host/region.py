@@ -82,7 +82,7 @@ class RegionSampling:
         assert session.mask is not None
         if session.confidence is None:
             return session.observed_steps > 0
-        return self._settling.add(session.mask, session.confidence)
+        return self._settling.add(session.mask, session.confidence, session.is_steady)
 
     def _call(
         self, executor: Any, x: Tensor, timesteps: Any = None, context: Any = None, y: Any = None,

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
 import torch
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from ...instdiff_core.blend import keep_edits
 from ...instdiff_core.evidence import AttentionRecord, Predictions
-from ...instdiff_core.noise import NoiseLevel
-from ...instdiff_core.rest import ALMOST_PURE, ask_about_rest, make_noise
+from ...instdiff_core.look import LEVEL, look_at_picture
+from ...instdiff_core.noise import make_noise
+from ...instdiff_core.rest import ALMOST_PURE, ask_about_rest
 from ...instdiff_core.session import EditSessions
 from .edits import EditPredictions, SampledEdit
 from .levels import find_noise_level, find_sigma
+from .notices import warn_of_noise
 from .pictures import drop_time, keep_picture
 from .preview import outline_previews
 from .readers import Reader
@@ -38,7 +41,8 @@ LIMITS = ("timestep_start", "timestep_end", "area", "mask")
 """What the host makes of a conditioning's limits to some steps and to a part of the picture."""
 
 EXTRA_STEPS = 2
-"""Steps in which the model is asked what it makes of the picture without prompt, where the sampling never does.
+"""Steps, and looks before them, in which the model is asked what it makes of the picture without prompt, where the
+sampling never does.
 
 Mask IoU at cfg 1 with none, 2 and all steps, on 8 scenes each with the embedded model: one object 0.93, 0.91,
 0.91; two 0.48, 0.66, 0.62; a new background 0.01, 0.98, 0.97.
@@ -49,22 +53,24 @@ class InstantMaskRun:
     """The hooks and the state of one sampling, of one edit or several.
 
     `image_latent` ``[B, C, H, W]`` is the latent of the picture. `noisy` says that the sampling adds noise
-    to its latent, rather than going on with one that is noisy already, `asks` whether `ask_about_rest` is asked at
-    the end. `region` computes a part of the picture only; None: every step computes the whole.
+    to its latent, rather than going on with one that is noisy already; `looks` and `asks` whether the model may be
+    called outside of the steps, by `look_at_picture` before them and `ask_about_rest` at the end. `region` computes a
+    part of the picture only; None: every step computes the whole.
     """
 
     _model_latent: Tensor
 
     def __init__(
         self, guider: Any, edits: Sequence[SampledEdit], reader: Reader, image_latent: Tensor, noisy: bool,
-        asks: bool, region: RegionSampling | None = None,
+        looks: bool, asks: bool, region: RegionSampling | None = None,
     ) -> None:  # fmt: skip
         self.session = EditSessions([edit.session for edit in edits])
         self.image_latent, self._region = image_latent, region
         self._guider, self._edits, self._edit_predictions = guider, edits, EditPredictions(guider, edits)
-        self._reader, self._noisy, self._asks = reader, noisy, asks
+        self._reader, self._noisy, self._looks, self._asks = reader, noisy, looks, asks
         self._reading = False
         self._awaiting_call = False
+        self._looking = False
         self._noise: Tensor | None = None
         self._without_prompt = EMPTY
         self._extra_steps = 0
@@ -153,6 +159,7 @@ class InstantMaskRun:
         self._check_areas(latent)
         self._check_windows(latent, sigmas)
         self._model_latent = guider.inner_model.process_latent_in(self.image_latent.to(latent))
+        goes_on = self._noise is not None
         if self._noisy:
             self._noise = noise
         if callback is not None:
@@ -160,29 +167,61 @@ class InstantMaskRun:
             callback = outline_previews(callback, latent_format, lambda: self.session.mask, self._model_latent)
         # before sampling: uni_pc writes into the sigmas
         leaves_noise = float(sigmas[-1]) > 0
+        if not goes_on:
+            self._look_at_picture(sigmas[0], extra)
         samples: Tensor = executor(guider, sigmas, extra, callback, noise, latent, *args, **kwargs)
         if self._asks and not leaves_noise:
             self._ask_about_rest()
         return samples
 
-    def _ask_about_rest(self) -> None:
-        """`ask_about_rest` for every edit with one prompt and one for none, which hold everywhere and in all steps."""
-        latent = drop_time(self._model_latent)
-        for edit in self._edits:
-            conds = [self._guider.conds[edit.name], self._guider.conds[self._without_prompt]]
-            if all(len(each) == 1 and not any(limit in each[0] for limit in LIMITS) for each in conds):
-                ask_about_rest(edit.session, latent, partial(self._predict_at_almost_pure_noise, conds))
+    def _look_at_picture(self, sigma: Tensor, extra: dict[str, Any]) -> None:
+        """`look_at_picture` before a sampling from `sigma` on, or a warning where it is not possible.
 
-    def _predict_at_almost_pure_noise(self, conds: list[Any], seed: int) -> tuple[Tensor, Tensor]:
-        """`rest.Predict` for the conditionings of a prompt and of none."""
-        model, latent = self._guider.inner_model, self._model_latent
-        sampling = model.model_sampling
-        sigma = find_sigma(sampling, ALMOST_PURE).to(latent)
-        noisy = sampling.noise_scaling(sigma, make_noise(latent, seed), latent)
+        `extra` is what samplers give the guider beside the latent and its sigma.
+        """
+        first = find_noise_level(self._guider.inner_model.model_sampling, sigma)
+        can_look = self._looks and all(map(self._holds_everywhere, self._edits))
+        looked = can_look and look_at_picture([self.session], first, partial(self._look, extra))
+        if self._noisy and not looked:
+            warn_of_noise(self._guider.model_patcher, sigma)
+
+    def _look(self, extra: dict[str, Any], seed: int) -> None:
+        """A step that is not taken: the guider predicts, and the sessions look (`_predict_noise`)."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._looking = True
+        try:
+            self._guider(*self._noised(LEVEL, seed), **extra)
+        finally:
+            self._looking = False
+
+    def _ask_about_rest(self) -> None:
+        """`ask_about_rest` for every edit where it is possible."""
+        latent = drop_time(self._model_latent)
+        for edit in filter(self._holds_everywhere, self._edits):
+            ask_about_rest(edit.session, latent, partial(self._predict_at_almost_pure_noise, edit))
+
+    def _predict_at_almost_pure_noise(self, edit: SampledEdit, seed: int) -> tuple[Tensor, Tensor]:
+        """`rest.Predict` for an edit."""
+        conds = self._conditionings(edit)
         with_prompt, without = comfy.samplers.calc_cond_batch(
-            model, conds, noisy, sigma.expand(len(latent)), self._guider.model_options
+            self._guider.inner_model, conds, *self._noised(ALMOST_PURE, seed), self._guider.model_options
         )
         return drop_time(with_prompt), drop_time(without)
+
+    def _conditionings(self, edit: SampledEdit) -> list[list[dict[str, Any]]]:
+        """Those with an edit's prompt, and those without any."""
+        return [self._guider.conds[edit.name], self._guider.conds[self._without_prompt]]
+
+    def _holds_everywhere(self, edit: SampledEdit) -> bool:
+        """Whether there is one prompt and one for none, and both hold in the whole picture and in all steps."""
+        conds = self._conditionings(edit)
+        return all(len(each) == 1 and not any(limit in each[0] for limit in LIMITS) for each in conds)
+
+    def _noised(self, ratio: float, seed: int) -> tuple[Tensor, Tensor]:
+        """The picture with the noise of a seed, `ratio` times as much as itself, and its sigma ``[B]``."""
+        sampling, latent = self._guider.inner_model.model_sampling, self._model_latent
+        sigma = find_sigma(sampling, ratio).to(latent)
+        return sampling.noise_scaling(sigma, make_noise(latent, seed), latent), sigma.expand(len(latent))
 
     def _check_areas(self, latent: Tensor) -> None:
         """Raises ``ValueError`` when the edit prompt is limited to a part of the picture.
@@ -219,6 +258,10 @@ class InstantMaskRun:
                 "be kept: choose another sampler, and upscale the edited latent afterwards"
             )
         level = find_noise_level(executor.class_obj.inner_model.model_sampling, sigma.flatten()[0])
+        if self._looking:
+            denoised, guided = self._predict(executor, x, sigma, *args, **kwargs)
+            self.session.look(level, self._predictions(guided))
+            return denoised
         if self._noise is None:
             # the latent came with its noise: what is left of it without the picture
             self._noise = level.noise_in(x, self._model_latent)
@@ -228,19 +271,8 @@ class InstantMaskRun:
                 x=x, sigma=sigma, noise=self._noise, latent_image=self._model_latent
             )
             x = keep_picture(mask, x, noised.to(x))
-        self._awaiting_call = True
-        self._edit_predictions.begin_step()
-        try:
-            denoised = executor(x, sigma, *args, **kwargs)
-        except BaseException:
-            self.session.drop_step()
-            raise
-        finally:
-            self._awaiting_call = False
-        guided = self._edit_predictions.guided(denoised)
-        # zero where all of it is finite, in half the operations that isfinite takes, else NaN
-        self._zeros += [(each * 0).sum() for each in guided]
-        self._close_step(level, guided)
+        denoised, guided = self._predict(executor, x, sigma, *args, **kwargs)
+        self.session.step(level, self._predictions(guided))
         if self._region is not None:
             self._region.close_step(self.session)
         masks = self.session.masks
@@ -249,8 +281,24 @@ class InstantMaskRun:
         edited = keep_edits(masks, [drop_time(each) for each in guided], drop_time(self._model_latent.to(denoised)))
         return edited.view_as(denoised)
 
-    def _close_step(self, level: NoiseLevel, guided: list[Tensor]) -> None:
-        """Let every edit with a part in this step make its mask, of the guided prediction of each."""
+    def _predict(self, executor: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, list[Tensor]]:
+        """What the guider predicts, and what it predicts for each edit, while the model's attention is read."""
+        self._awaiting_call = True
+        self._edit_predictions.begin_step()
+        try:
+            denoised: Tensor = executor(*args, **kwargs)
+        except BaseException:
+            self.session.drop_step()
+            raise
+        finally:
+            self._awaiting_call = False
+        guided = self._edit_predictions.guided(denoised)
+        # zero where all of it is finite, in half the operations that isfinite takes, else NaN
+        self._zeros += [(each * 0).sum() for each in guided]
+        return denoised, guided
+
+    def _predictions(self, guided: list[Tensor]) -> list[Predictions | None]:
+        """What was predicted for each edit, of which `guided` are the guided predictions; None: it had no part."""
         without, self._without = self._without, None
         predictions: list[Predictions | None] = []
         for number, each in enumerate(guided):
@@ -260,7 +308,7 @@ class InstantMaskRun:
                 drop_time(self._model_latent.to(each)),
             )  # fmt: skip
             predictions.append(parts)
-        self.session.step(level, predictions)
+        return predictions
 
     def _calc_cond_batch(self, executor: Any, model: Any, conds: list[Any], *args: Any, **kwargs: Any) -> Any:
         """CALC_COND_BATCH: find the edit prompts in the step's first call; later calls of a step are other nodes'."""
@@ -289,8 +337,8 @@ class InstantMaskRun:
         return next((number for number, cond in enumerate(conds) if cond is not None and cond is wanted), None)
 
     def _predicted_without_prompt(self, executor: Any, model: Any, *args: Any, **kwargs: Any) -> Tensor | None:
-        """A prediction of our own, in the first steps of a sampling that makes none."""
-        if self._extra_steps == EXTRA_STEPS:
+        """A prediction of our own, in the looks and first steps of a sampling that makes none."""
+        if self._extra_steps >= EXTRA_STEPS and not self._looking:
             return None
         self._extra_steps += 1
         return executor(model, [None, self._guider.conds[self._without_prompt]], *args, **kwargs)[1]

@@ -22,7 +22,7 @@ from ...instdiff_core.options import MaskSettings
 from ...instdiff_core.session import MaskSession
 from ..checks import find_tensor_problem
 from .edits import POSITIVE, SampledEdit, find_limit
-from .notices import warn_of_noise, warn_of_size
+from .notices import warn_of_size
 from .pictures import Latent, drop_time, find_editable, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import Reader, check_readable, reader_for
 from .region import RegionSampling, find_patches
@@ -47,8 +47,8 @@ class InstantMaskWrapper:
     `settings`: None samples without a mask and only records. `prompt` is the edit prompt; without it
     it is found in the positive conditioning, or several are. `mask` ``[B, h, w]`` in 0..1, of any size, takes the
     place of the instant mask. `image_latent` ``[B, C, H, W]`` is the latent of the picture; without it
-    the latent that is sampled is. `asks`: whether `ask_about_rest` may be
-    asked, which it is where no other node changes the model's calls.
+    the latent that is sampled is. `asks`: whether `ask_about_rest` may be asked, which it is where no other node
+    changes the model's calls.
 
     Every sampled latent carries the record of its own sampling (`get_record`), so that caches, and
     several samplers behind one guide, cannot mix them up.
@@ -94,7 +94,7 @@ class InstantMaskWrapper:
         """OUTER_SAMPLE: install a run's hooks into this sampling's own options, sample, keep the original."""
         self._runs += 1
         self._record = None
-        run = self._started(executor.class_obj, noise, latent, sigmas, denoise_mask)
+        run = self._started(executor.class_obj, noise, latent, denoise_mask)
         # before sampling: uni_pc writes into the sigmas
         leaves_noise = float(sigmas[-1]) > 0
         self._running = True
@@ -123,9 +123,7 @@ class InstantMaskWrapper:
             )
         return executor(*args, **kwargs)
 
-    def _started(
-        self, guider: Any, noise: Tensor, latent: Tensor, sigmas: Tensor, denoise_mask: Tensor | None
-    ) -> InstantMaskRun:
+    def _started(self, guider: Any, noise: Tensor, latent: Tensor, denoise_mask: Tensor | None) -> InstantMaskRun:
         """The run of a sampling, with its hooks installed. Raises ``ValueError`` for one that cannot have a mask."""
         model = guider.model_patcher
         get_samples({"samples": latent})
@@ -139,9 +137,6 @@ class InstantMaskWrapper:
         prompts = check_prompts(contexts, self.settings, self.prompt)
         image_latent = latent if self.image_latent is None else _like_latent(self.image_latent, latent)
         warn_of_size(model, image_latent)
-        noisy = bool(noise.any())
-        if noisy:
-            warn_of_noise(model, sigmas[0])
         reader = reader_for(model, (image_latent.shape[-2], image_latent.shape[-1]))
         device = model.load_device
         noise_mask = None if denoise_mask is None else find_editable(denoise_mask, latent, device)
@@ -150,8 +145,9 @@ class InstantMaskWrapper:
         if self.settings is not None and self.settings.region == "auto":
             region = RegionSampling(reader, guider.model_options, guider.conds)
         # what others do around the model's calls, such as caches, may not bear one outside of the sampling
-        asks = self.asks and find_patches(guider.model_options, guider.conds) is None
-        run = InstantMaskRun(guider, edits, reader, image_latent, noisy, asks, region)
+        alone = find_patches(guider.model_options, guider.conds) is None
+        noisy = bool(noise.any())
+        run = InstantMaskRun(guider, edits, reader, image_latent, noisy, alone, alone and self.asks, region)
         earlier: Sampling | None = getattr(latent, SAMPLING, None)
         if earlier is not None and earlier.noise is not None and not noisy:
             run.go_on(earlier.record, earlier.noise)

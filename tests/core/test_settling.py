@@ -27,6 +27,11 @@ def test_a_mask_settles_when_it_agrees_with_that_of_the_step_before_for_some_ste
     assert settles([*moving, *[square(4, 5, 10)] * 9]) == len(moving) + STEADY
 
 
+def test_a_mask_that_no_step_changes_settles_at_once_where_it_is_sure():
+    assert Settling().add(square(4, 4, 10), SURE, is_steady=True)
+    assert not Settling().add(square(4, 4, 10), torch.tensor([0.9, 0.5]), is_steady=True)
+
+
 def test_all_pictures_of_a_batch_must_settle():
     one_moves = [torch.cat([square(4, 4, 10, batch=1), square(4, place, 10, batch=1)]) for place in range(6)]
     assert settles(one_moves) is None

@@ -42,7 +42,7 @@ def test_share_votes_over_the_batch(host, make_latent):
 
 def test_repeat_latent_batch_gives_every_copy_its_own_noise_and_mask(host, latent):
     repeated = run(host, "RepeatLatentBatch", {"samples": latent}, 3)
-    samples, masks, attention = host.edit(latent, latent_image=repeated)
+    samples, masks, attention = host.edit(latent, latent_image=repeated, denoise=0.5)
     assert masks.shape == (3, 128, 128)
     changed = host.changed(samples, repeated["samples"], attention)
     assert not torch.equal(changed[0], changed[1])

@@ -127,7 +127,7 @@ def test_an_edit_stays_within_a_hard_denoise_mask(host, latent):
     given = torch.zeros(1, 1, 128, 128)
     given[..., :64] = 1
     source = {"samples": latent, "noise_mask": given}
-    samples = host.edit(latent, latent_image=source)[0]
+    samples = host.edit(latent, latent_image=source, denoise=0.5)[0]
     changed = (samples != latent).any(1)
     assert 0 < changed[..., :8].float().mean() < 1
     torch.testing.assert_close(samples[..., 8:], latent[..., 8:], atol=1e-4, rtol=1e-4)

@@ -1,0 +1,124 @@
+"""A strong edit looks at the picture first: its mask is as right as that of a weaker one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from instdiff_core.export import export_record, import_record
+from instdiff_core.look import LOOKS
+from instdiff_core.metrics import iou
+from instdiff_core.mini.scenes import compose
+from instdiff_core.options import PRESETS, FinishOptions, SamplingOptions
+from instdiff_core.pipeline import Edit, EditModel, edit, load_mini
+from instdiff_core.refine import refine_record
+from instdiff_core.report import describe_mask
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def model() -> EditModel:
+    return load_mini()
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    """A dog on water, and the dog's mask."""
+    picture, masks = compose(np.random.default_rng(4), ["dog"], "water", size=128)
+    return picture, masks[0]
+
+
+def edited(model: EditModel, picture: np.ndarray, strength: float, prompt: Any = "a frog", **options: Any) -> Edit:
+    sampling = SamplingOptions(STEPS, strength=strength)
+    return edit(model, picture, prompt, seed=1, sampling=sampling, finishing=FinishOptions(strength=0), **options)
+
+
+@pytest.fixture(scope="module")
+def edits(model: EditModel, drawn: Any) -> dict[float, Edit]:
+    return {strength: edited(model, drawn[0], strength) for strength in (0.5, 0.8, 1.0)}
+
+
+@contextmanager
+def counted_calls(model: EditModel) -> Iterator[list[int]]:
+    calls: list[int] = []
+    hook = model.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+def likeness(edit: Edit, truth: np.ndarray) -> float:
+    return float(iou(edit.mask.binary[0], torch.from_numpy(truth)))
+
+
+def test_the_mask_of_a_strong_edit_is_about_as_right_as_that_of_a_weaker_one(edits: Any, drawn: Any) -> None:
+    weak, strong = (likeness(edits[strength], drawn[1]) for strength in (0.5, 0.8))
+    assert strong > max(0.8, weak - 0.05)
+
+
+def test_the_mask_does_not_depend_on_the_strength_of_a_strong_edit(edits: Any) -> None:
+    assert torch.equal(edits[0.8].mask.binary, edits[1.0].mask.binary)
+
+
+def test_no_step_changes_the_mask_of_a_look_and_weak_edits_take_none(edits: Any) -> None:
+    strong, weak = edits[0.8].record, edits[0.5].record
+    assert weak.look is None
+    assert torch.equal(
+        refine_record(strong, PRESETS["default"], 1).soft, refine_record(strong, PRESETS["default"]).soft
+    )
+    assert len(strong.maps) == len(strong.sigmas) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("strength", "preset", "looks"), [(0.5, "default", 0), (0.8, "default", LOOKS), (0.8, "paper", 0)]
+)
+def test_a_look_costs_a_step_and_is_taken_by_strong_edits_of_the_default_alone(
+    model: EditModel, drawn: Any, strength: float, preset: str, looks: int
+) -> None:
+    with counted_calls(model) as calls:
+        edited(model, drawn[0], strength, settings=PRESETS[preset])
+    assert len(calls) == STEPS + looks
+
+
+def test_the_published_method_refines_the_steps_alone(edits: Any) -> None:
+    record = edits[0.8].record
+    with_look, without = (refine_record(each, PRESETS["paper"]) for each in (record, replace(record, look=None)))
+    assert torch.equal(with_look.soft, without.soft)
+
+
+def test_each_of_several_edits_looks_at_the_untouched_picture(model: EditModel, drawn: Any, edits: Any) -> None:
+    several = edited(model, drawn[0], 0.8, ["a frog", "a dog on the grass"]).record
+    alone = edited(model, drawn[0], 0.8, "a dog on the grass").record
+    for edit, same in zip(several.edits, (edits[0.8].record, alone), strict=True):
+        assert edit.look is not None
+        torch.testing.assert_close(edit.look, same.look, rtol=1e-3, atol=1e-4)
+
+
+def test_noise_samples_of_a_picture_share_its_look(model: EditModel, drawn: Any, edits: Any) -> None:
+    sampling = SamplingOptions(STEPS, strength=0.8, noise_samples=2)
+    shared = edit(model, drawn[0], "a frog", seed=1, sampling=sampling, finishing=FinishOptions(strength=0))
+    assert iou(shared.mask.binary, edits[0.8].mask.binary) > 0.99
+
+
+def test_a_record_and_its_file_keep_the_look(edits: Any) -> None:
+    record = edits[0.8].record
+    loaded, *_ = import_record(export_record(record, [PRESETS["default"]]))
+    assert torch.equal(refine_record(loaded, PRESETS["default"]).soft, refine_record(record, PRESETS["default"]).soft)
+
+
+def test_the_report_says_what_the_look_cost_and_advises_no_lower_denoise(edits: Any) -> None:
+    strong, weak = (
+        describe_mask(replace(edit.mask, confidence=torch.tensor([0.2])), edit.record, PRESETS["default"])
+        for edit in (edits[0.8], edits[0.5])
+    )
+    assert f"found before it, in {2 * LOOKS} more model evaluations" in strong
+    assert "lower denoise" not in strong
+    assert "before it" not in weak

@@ -1,0 +1,191 @@
+"""A strong edit looks at the picture first, and its mask is that of the look."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.flow_model import load_flow
+
+from .conftest import PACK
+
+STEPS = 2
+STRONG: dict[str, Any] = {"steps": STEPS, "denoise": 0.8}
+WEAK: dict[str, Any] = {"steps": STEPS, "denoise": 0.5}
+
+
+@pytest.fixture(scope="module")
+def scene(host: Any) -> tuple[Tensor, Tensor]:
+    """A cat's latent, and its exact mask."""
+    with torch.inference_mode():
+        return host.scene("cat")
+
+
+@pytest.fixture
+def calls(host: Any) -> Iterator[list[int]]:
+    """The calls of the embedded model, each by the latents that it was given."""
+    made: list[int] = []
+    first = host.model.model.diffusion_model.input_blocks[0][0]
+    hook = first.register_forward_pre_hook(lambda _, inputs: made.append(len(inputs[0])))
+    yield made
+    hook.remove()
+
+
+@pytest.fixture(scope="module")
+def strong(host: Any, scene: Any) -> Any:
+    """Samples, mask and attention of a strong edit."""
+    with torch.inference_mode():
+        return host.edit(scene[0], **STRONG)
+
+
+@pytest.fixture(scope="module")
+def looks() -> int:
+    return sys.modules[f"{PACK}.instdiff_core.look"].LOOKS
+
+
+def test_the_mask_of_a_strong_edit_is_about_as_right_as_that_of_a_weaker_one(host, scene, strong):
+    weak = host.edit(scene[0], **WEAK)
+    assert host.iou(strong[1], scene[1]) > max(0.8, host.iou(weak[1], scene[1]) - 0.05)
+    assert strong[2].look is not None
+    assert weak[2].look is None
+
+
+def test_the_picture_is_kept_outside_the_mask_of_a_look(host, scene, strong):
+    changed = (strong[0] != scene[0]).any(1)
+    whole = torch.nn.functional.interpolate(changed[:, None].float(), scale_factor=8)[:, 0]
+    assert host.iou(whole, strong[1] > 0.5) > 0.8
+
+
+def test_without_a_negative_prediction_the_mask_is_about_as_right(host, scene):
+    mask, attention = host.edit(scene[0], cfg=1.0, **STRONG)[1:]
+    assert host.iou(mask, scene[1]) > 0.8
+    assert attention.look[:, 2].any()
+
+
+def test_the_mask_does_not_depend_on_strength_steps_or_seed(host, scene, strong):
+    other = host.edit(scene[0], steps=1, denoise=1.0, seed=9, sampler_name="dpmpp_sde")
+    assert torch.equal(other[1], strong[1])
+    assert not torch.equal(other[0], strong[0])
+
+
+def test_every_picture_of_a_batch_looks_as_alone(host, scene, strong):
+    latent = torch.cat([scene[0], host.scene("car", seed=2)[0]])
+    mask = host.edit(latent, **STRONG)[1]
+    assert host.iou(mask[:1], strong[1] > 0.5) > 0.99
+
+
+def test_several_edits_look_each_for_itself(host, scene, strong):
+    positive = host.nodes.ConditioningCombine().combine(host.prompt("a frog"), host.prompt("a cat on the sand"))[0]
+    attention = host.edit(scene[0], positive=positive, **STRONG)[2]
+    first, second = attention.edits
+    torch.testing.assert_close(first.look, strong[2].look, rtol=1e-3, atol=1e-4)
+    assert second.look is not None
+    assert not torch.equal(first.look[:, :3], second.look[:, :3])
+
+
+def test_the_second_part_of_a_split_sampling_goes_on_with_the_look(host, scene, calls, looks):
+    model, passed, attention = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": scene[0]})
+    sigmas = host.extra("BasicScheduler", model=host.model, scheduler="normal", steps=4, denoise=1.0)
+    guider = host.extra(
+        "CFGGuider", model=model, positive=host.prompt("a frog"), negative=host.other_prompt(), cfg=5.0
+    )  # fmt: skip
+
+    def part(latent: Any, noise: Any, sigmas: Any) -> Any:
+        return host.extra(
+            "SamplerCustomAdvanced", noise=noise, guider=guider, sigmas=sigmas, latent_image=latent,
+            sampler=host.extra("KSamplerSelect", sampler_name="euler"),
+        )[0]  # fmt: skip
+
+    high, low = host.extra("SplitSigmas", sigmas=sigmas, step=1)
+    noise = host.extra("RandomNoise", noise_seed=3)
+    once = part(passed, noise, sigmas)
+    calls.clear()
+    half = part(passed, noise, high)
+    whole = part(half, host.extra("DisableNoise"), low)
+    assert len(calls) == looks + 4
+    torch.testing.assert_close(whole["samples"], once["samples"], atol=1e-4, rtol=1e-4)
+    records = [host.hooks.get_record(attention, each) for each in (once, whole)]
+    assert torch.equal(records[0].look, records[1].look)
+
+
+def in_a_batch_with_a_patch(host: Any, latent: Tensor) -> Any:
+    """A model that another node watches."""
+    model = host.model.clone()
+    model.set_model_unet_function_wrapper(lambda call, given: call(given["input"], given["timestep"], **given["c"]))
+    return host.edit(latent, model=model, **STRONG)[2]
+
+
+def in_some_steps(host: Any, latent: Tensor) -> Any:
+    positive = host.nodes.ConditioningSetTimestepRange().set_range(host.prompt("a frog"), 0.0, 0.9)[0]
+    return host.edit(latent, positive=positive, **STRONG)[2]
+
+
+def with_a_mask(host: Any, latent: Tensor) -> Any:
+    return host.edit(latent, mask=torch.ones(1, 64, 64), **STRONG)[2]
+
+
+def with_paper(host: Any, latent: Tensor) -> Any:
+    return host.edit(latent, settings=host.settings(preset="paper"), **STRONG)[2]
+
+
+def in_capture(host: Any, latent: Tensor) -> Any:
+    return host.capture(latent, **STRONG)[1]
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [in_a_batch_with_a_patch, in_some_steps, with_a_mask, with_paper, in_capture],
+    ids=lambda way: way.__name__,
+)
+def test_no_look_is_taken(host, latent, calls, sample: Callable[..., Any]):
+    record = sample(host, latent)
+    assert record.look is None
+    assert len(calls) == STEPS
+    assert "before it" not in host.run("InstDiffRefineMask", attention=record)[2]
+
+
+def test_a_look_that_fails_leaves_nothing(host, scene, strong):
+    first = host.model.model.diffusion_model.input_blocks[0][0]
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("in a look")
+
+    hook = first.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="in a look"):
+        host.edit(scene[0], **STRONG)
+    hook.remove()
+    assert torch.equal(host.edit(scene[0], **STRONG)[0], strong[0])
+
+
+def test_a_run_that_is_stopped_stops_in_a_look(host, scene, calls):
+    import comfy.model_management as management
+
+    management.interrupt_current_processing()
+    with pytest.raises(management.InterruptProcessingException):
+        host.edit(scene[0], **STRONG)
+    assert not calls
+
+
+def test_region_sampling_computes_the_surroundings_after_one_step(host):
+    latent = host.scene("cat", seed=7)[0]
+    attention = host.edit(latent, settings=host.settings(region="auto"), **STRONG)[2]
+    assert "settled after 1 of 2 steps" in host.run("InstDiffRefineMask", attention=attention)[2]
+
+
+def test_a_flow_model_looks_too_and_warns_of_noise_without_a_look_alone(host, scene, caplog):
+    model, clip = load_flow(sys.modules[f"{PACK}.nodes.host.mini_model"])
+    inputs: dict[str, Any] = {
+        "model": model, "positive": host.run("InstDiffEncodeEditPrompt", clip=clip, text="a frog"),
+        "negative": clip.encode_from_tokens_scheduled(clip.tokenize("")), "cfg": 3.0,
+    }  # fmt: skip
+    mask, attention = host.edit(scene[0], **inputs, **STRONG)[1:]
+    assert attention.look is not None
+    assert host.iou(mask, scene[1]) > 0.6
+    assert "hardly shows" not in caplog.text
+    host.capture(scene[0], **inputs, **STRONG)
+    assert "hardly shows" in caplog.text
