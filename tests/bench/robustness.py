@@ -1,6 +1,6 @@
 """How much the masks depend on how an edit is sampled: IoU over strength, cfg, steps, samplers, schedulers and sizes.
 
-    python -m tests.bench.robustness [--scenes 3] [--seed-offset 9000]
+    python -m tests.bench.robustness [--scenes 3] [--seed-offset 9000] [--rows "strength 0.8,cfg"]
 
 Edits scenes with one object in ComfyUI, through the pack's nodes, with the embedded model: as `BASE` says, and with
 one thing changed at a time. Over the strength small objects and two objects too. Prints a line for each row: the mean
@@ -33,7 +33,7 @@ from .scenes import Scene
 BASE: dict[str, Any] = {"denoise": 0.5, "cfg": 7.5, "steps": 10, "sampler_name": "euler", "scheduler": "normal"}
 SIDE = 256
 
-STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 WIDGETS: dict[str, Sequence[Any]] = {
     "denoise": STRENGTHS,
     "cfg": (1.0, 3.0, 7.5, 12.0),
@@ -94,10 +94,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.robustness", description=__doc__)
     parser.add_argument("--scenes", type=int, default=3, help="of each row; default: 3")
     parser.add_argument("--seed-offset", type=int, default=9000, help="number of the first scene; default: 9000")
+    parser.add_argument("--rows", default="", help="only those whose label holds one of these texts, with commas")
     options = parser.parse_args()
     engine = HostedEngine(None, SAMPLING, FINISHING)
     measured: dict[Any, list[float]] = {}
     for row in rows():
+        if not any(text in row.label for text in options.rows.split(",")):
+            continue
         widgets = BASE | (row.widgets or {})
         key = row.group, row.size, tuple(widgets.items())
         if key not in measured:

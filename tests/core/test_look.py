@@ -97,9 +97,9 @@ def test_the_published_method_refines_the_steps_alone(edits: Any) -> None:
 def test_each_of_several_edits_looks_at_the_untouched_picture(model: EditModel, drawn: Any, edits: Any) -> None:
     several = edited(model, drawn[0], 0.8, ["a frog", "a dog on the grass"]).record
     alone = edited(model, drawn[0], 0.8, "a dog on the grass").record
-    for edit, same in zip(several.edits, (edits[0.8].record, alone), strict=True):
-        assert edit.look is not None
-        torch.testing.assert_close(edit.look, same.look, rtol=1e-3, atol=1e-4)
+    for record, same in zip(several.edits, (edits[0.8].record, alone), strict=True):
+        assert record.look is not None
+        torch.testing.assert_close(record.look, same.look, rtol=1e-3, atol=1e-4)
 
 
 def test_noise_samples_of_a_picture_share_its_look(model: EditModel, drawn: Any, edits: Any) -> None:
