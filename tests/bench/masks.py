@@ -15,7 +15,7 @@ What is measured (None where it has no meaning):
   is the whole picture.
 - edit_success after the finish, and edit_success_unfinished before it: the classifier finds the new object in
   the square around the truth. "background": the truth's mean colour is nearest to the new background's, and the
-  object that was to stay is still found. "not there yet": found in the square around the method's own mask.
+  object that was to stay is still found. "not there yet": found where the edit differs most from the picture.
   "nothing to change": the object is still found. None for other people's pictures.
 - psnr_outside, psnr_outside_unfinished in dB outside the truth; 100 stands for an equal picture. kept (found
   again, 0 or 1) and kept_psnr: the object that must stay.

@@ -138,9 +138,9 @@ ROUTES: dict[str, Route] = {"shrunk": edit_shrunk, "found": edit_found, "by word
 def judge(photo: Photo, picture: Picture, mask: np.ndarray) -> tuple[float, float, float, float]:
     """Mask IoU, whether the mask touches the truth, whether the new object is seen, and the PSNR outside the truth."""
     truth = torch.from_numpy(photo.truth)
-    name = classifier.name(np.stack([classifier.cut(picture, photo.truth)]))[0]
     psnr = min(BEST_PSNR, float(psnr_outside(torch.from_numpy(photo.picture), torch.from_numpy(picture), truth)))
-    return float(iou(torch.from_numpy(mask), truth)), float(mask[photo.truth].any()), float(name == photo.target), psnr
+    shown = classifier.shows(picture, photo.truth, photo.target)
+    return float(iou(torch.from_numpy(mask), truth)), float(mask[photo.truth].any()), float(shown), psnr
 
 
 def measure_memory(megapixels: float) -> str:
