@@ -8,6 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .maps import blur_gaussian
+
+RING = 16
+"""Width in pixels of the ring around a painted area in which its colours are compared with the picture's."""
+
+SPREAD = 8.0
+"""The Gaussian's sigma, in pixels, by which the difference in the ring is carried into the area."""
+
+FADE = 0.1
+"""The share of the ring under the Gaussian below which the difference fades."""
+
 
 def keep_original(mask: Tensor, edited: Tensor, original: Tensor) -> Tensor:
     """`edited` inside the mask, `original` outside it (docs/method.md, 7).
@@ -56,3 +67,21 @@ def paste(image: Tensor, painted: Tensor, alpha: Tensor) -> Tensor:
     under = image[..., :colours]
     mixed = torch.where(weight > 0, under * (1 - weight) + painted * weight, under)
     return torch.cat([mixed, image[..., colours:]], -1)
+
+
+def match_colours(image: Tensor, painted: Tensor, alpha: Tensor) -> Tensor:
+    """`painted` without its step in colour at the edge of the area that `paste` takes from it.
+
+    `image` ``[B, H, W, C]`` and `painted` ``[B, H, W, 3]`` in one range, `alpha` ``[B, H, W]`` as in `paste`. In a ring
+    around the area `painted` should be the picture: what it is off there, but for fine detail, is carried into the
+    area, where it fades within a few pixels. Nothing changes where the ring holds the picture itself.
+    """
+    colours = painted.shape[-1]
+    under = image[..., :colours].to(painted)
+    area = (alpha > 0).to(painted)
+    ring = (functional.max_pool2d(area, 2 * RING + 1, 1, RING) - area).unsqueeze(-1)
+    sums = torch.cat([(under - painted) * ring, ring], -1).movedim(-1, 1)
+    blurred = blur_gaussian(sums.float().flatten(0, 1), SPREAD).view(sums.shape).movedim(1, -1)
+    shift = blurred[..., :colours] / blurred[..., colours:].clamp(min=FADE)
+    lowest, highest = torch.minimum(under.amin(), painted.amin()), torch.maximum(under.amax(), painted.amax())
+    return (painted + shift.to(painted)).clamp(lowest, highest)

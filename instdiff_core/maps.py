@@ -37,6 +37,15 @@ def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tenso
     return functional.interpolate(maps[:, None], size, mode=mode, align_corners=False)[:, 0]
 
 
+def blur_gaussian(maps: Tensor, sigma: float) -> Tensor:
+    """Maps ``[C, h, w]`` under a Gaussian, cut at the border."""
+    radius = round(3 * sigma)
+    taps = torch.exp(-torch.arange(-radius, radius + 1, device=maps.device).float().square() / (2 * sigma**2))
+    taps = (taps / taps.sum()).view(1, 1, 1, -1)
+    blurred = functional.conv2d(maps[:, None], taps, padding=(0, radius))
+    return functional.conv2d(blurred, taps.movedim(-1, -2), padding=(radius, 0))[:, 0]
+
+
 def blur(maps: Tensor, times: int) -> Tensor:
     """Maps ``[B, H, W]`` under OpenCV's 5x5 Gaussian (sigma 1.1) with repeated borders, `times` over."""
     if not times:

@@ -163,7 +163,8 @@ class FinishOptions:
     `steps` and `cfg` are those of `SamplingOptions`. `strength` (0 to 1) is how much noise the edit
     gets again: 0 leaves it as it is, 1 starts from nothing. The mask is grown by `grow` pixels (0 to
     256) first, and gets a soft edge `feather` pixels wide (0 to 256) in what was added. Both are one
-    latent pixel, the unit in which the model can place an edge, whatever the size of the picture.
+    latent pixel, the unit in which the model can place an edge, whatever the size of the picture. `match_colour`
+    takes the step in colour from the edge of what was painted (`blend.match_colours`).
 
     Raises ``ValueError`` for a value out of range.
     """
@@ -173,6 +174,7 @@ class FinishOptions:
     strength: float = 0.9
     grow: int = 8
     feather: int = 8
+    match_colour: bool = False
 
     def __post_init__(self) -> None:
         check_range("finish steps", self.steps, 1, 10000)

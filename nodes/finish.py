@@ -8,11 +8,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..instdiff_core.blend import feather_mask, paste
+from ..instdiff_core.blend import feather_mask, match_colours, paste
 from ..instdiff_core.options import FINISH
 from . import host
 from .checks import check_inputs, find_tensor_problem
-from .types import CATEGORY, sampling_inputs, search_aliases
+from .types import CATEGORY, match_colour_input, sampling_inputs, search_aliases
 
 
 class InpaintFinish(io.ComfyNode):
@@ -66,6 +66,7 @@ class InpaintFinish(io.ComfyNode):
                     tooltip="The edit of Masked Sampler, to start from. Without it the picture itself is the start. "
                     "Its noise mask, where it has one, bounds the painted area.",
                 ),
+                match_colour_input(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The finished pictures: as many as the most of pictures, masks and samples."),
@@ -90,6 +91,7 @@ class InpaintFinish(io.ComfyNode):
         grow: int,
         feather: int,
         samples: Any = None,
+        match_colour: bool = FINISH.match_colour,
         **widgets: Any,
     ) -> io.NodeOutput:
         edits = host.part_conditioning(positive)
@@ -114,18 +116,19 @@ class InpaintFinish(io.ComfyNode):
             area, alpha = area & allowed, alpha * allowed
             painted_area |= area
             if area.any():
-                image = _paint(model, own, negative, vae, image, area, alpha, samples, widgets)
+                painted = _paint(model, own, negative, vae, image, area, samples, widgets)
+                image = paste(image, match_colours(image, painted, alpha) if match_colour else painted, alpha)
         return io.NodeOutput(image, host.to_intermediate(painted_area.float()))
 
 
 def _paint(
-    model: Any, positive: Any, negative: Any, vae: Any, image: Tensor, area: Tensor, alpha: Tensor, samples: Any,
+    model: Any, positive: Any, negative: Any, vae: Any, image: Tensor, area: Tensor, samples: Any,
     widgets: dict[str, Any],
 ) -> Tensor:  # fmt: skip
-    """The `area` of pictures ``[B, H, W, C]`` painted and pasted with its `alpha`, both ``[B, H, W]``."""
+    """Pictures ``[B, H, W, C]`` with their `area` ``[B, H, W]`` painted, as the VAE gives them."""
     positive, negative, latent = host.encode_for_inpainting(model, vae, image, area, samples, positive, negative)
     host.check_channels(model, host.get_samples(latent))
     painted = host.decode(vae, host.sample(model, latent, positive, negative, **widgets), image)
     if problem := find_tensor_problem("IMAGE", painted):
         raise ValueError(f"what was painted {problem}")
-    return paste(image, painted, alpha)
+    return painted

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..instdiff_core.blend import feather_mask
+from ..instdiff_core.blend import feather_mask, match_colours
 from ..instdiff_core.options import FINISH
 from ..instdiff_core.region import Region, find_regions
 from . import host
 from .checks import check_inputs
-from .types import ADVANCED, CATEGORY, Area, search_aliases
+from .types import ADVANCED, CATEGORY, Area, match_colour_input, search_aliases
 
 MEGAPIXEL = 1024**2
 
@@ -172,6 +172,7 @@ class PutBack(io.ComfyNode):
                     tooltip="Width of the soft edge, in pixels of the crop. It lies in what grow added, so more than "
                     "grow counts as grow.",
                 ),
+                match_colour_input(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The picture at its own size, with the edit in it."),
@@ -185,7 +186,14 @@ class PutBack(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(
-        cls, image: Any, area: CroppedArea, edited: Any, grow: int, feather: int, mask: Any = None
+        cls,
+        image: Any,
+        area: CroppedArea,
+        edited: Any,
+        grow: int,
+        feather: int,
+        mask: Any = None,
+        match_colour: bool = FINISH.match_colour,
     ) -> io.NodeOutput:
         area.check_picture(image)
         variants, left_over = divmod(len(edited), len(area.regions))
@@ -203,7 +211,11 @@ class PutBack(io.ComfyNode):
             variant, crop = divmod(number, len(area.regions))
             region = area.regions[crop].of_another(variant * len(pictures))
             entry = slice(number, number + 1)
-            region.mark(painted, region.put_back(result, edited[entry], alpha[entry]))
+            colours = edited[entry]
+            if match_colour:
+                before = replace(region, size=(colours.shape[1], colours.shape[2])).cut(result)
+                colours = match_colours(before, colours[..., :3], alpha[entry])
+            region.mark(painted, region.put_back(result, colours, alpha[entry]))
         return io.NodeOutput(result, painted)
 
 

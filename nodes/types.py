@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..instdiff_core.export import MOST_EDITS
-from ..instdiff_core.options import FinishOptions, SamplingOptions
+from ..instdiff_core.options import FINISH, FinishOptions, SamplingOptions
 from .host import SAMPLERS, SCHEDULERS, EditPrompt, read_prompt
 
 CATEGORY = "InstDiffEdit"
@@ -68,6 +68,17 @@ def edit_masks_output() -> Any:
         display_name="edit_masks",
         tooltip="A mask for each edit, without overlap, for Inpaint Finish; of a batch first those of the first edit. "
         "With one edit the same as mask.",
+    )
+
+
+def match_colour_input() -> Any:
+    """Whether `blend.match_colours` is done."""
+    return io.Boolean.Input(
+        "match_colour",
+        optional=True,
+        default=FINISH.match_colour,
+        tooltip="Takes the step in colour from the edge of the painted area, by how the VAE has tinted the picture "
+        "around it.",
     )
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..maps import blur_gaussian
+
 SMALL = 160
 """Pixels of the longer side at which colours are fitted: edges and grain average out there."""
 
@@ -86,7 +88,7 @@ def match_colours(original: Tensor, aligned: Tensor, unchanged: Tensor) -> Colou
         weight = _tukey(left.norm(dim=-1))
     rest = torch.zeros(*size, 4)
     rest[..., :3][usable], rest[..., 3][usable] = left * weight[:, None], weight
-    sums = _blur(rest.movedim(-1, 0), max(size) / SOFT)
+    sums = blur_gaussian(rest.movedim(-1, 0), max(size) / SOFT)
     return ColourMatch(gain, offset, bend, sums[:3] / (sums[3] + 0.02))
 
 
@@ -125,12 +127,3 @@ def _tukey(errors: Tensor) -> Tensor:
     """Weights 1 to 0 of errors: 0 from four times the usual."""
     limit = (4 * 1.4826 * errors.median()).clamp(min=0.01)
     return (1 - (errors / limit).square()).clamp(min=0).square()
-
-
-def _blur(maps: Tensor, sigma: float) -> Tensor:
-    """Maps ``[C, h, w]`` under a Gaussian, cut at the border."""
-    radius = round(3 * sigma)
-    taps = torch.exp(-torch.arange(-radius, radius + 1).float().square() / (2 * sigma**2))
-    taps = (taps / taps.sum()).view(1, 1, 1, -1)
-    blurred = functional.conv2d(maps[:, None], taps, padding=(0, radius))
-    return functional.conv2d(blurred, taps.movedim(-1, -2), padding=(radius, 0))[:, 0]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..attention import word_maps
-from ..blend import feather_mask, paste
+from ..blend import feather_mask, match_colours, paste
 from ..edits import find_others_pixels, join_masks, part_masks
 from ..evidence import AttentionRecord, Predictions
 from ..look import look_at_picture
@@ -301,6 +301,8 @@ def _finish(
         )  # fmt: skip
     edited = model.decode(latents, pictures[0].shape[:2])
     before, after = (torch.from_numpy(np.stack(parts)).float() for parts in (pictures, edited))
+    if options.match_colour:
+        after = match_colours(before, after, alpha)
     return list(paste(before, after, alpha).round().to(torch.uint8).numpy())
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instdiff_core.blend import feather_mask, keep_original, paste
+from instdiff_core.blend import feather_mask, keep_original, match_colours, paste
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -91,3 +91,33 @@ def test_pasting_leaves_the_rest_bit_for_bit_and_keeps_an_alpha_channel():
     assert torch.equal(pasted[..., 3], image[..., 3])
     assert torch.equal(pasted[alpha == 1][:, :3], painted[alpha == 1])
     assert not torch.equal(pasted[area], image[area])
+
+
+def test_a_tint_of_what_was_painted_goes_at_the_edge_and_the_edit_keeps_its_colours():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(2, 128, 128, 4, generator=generator) * 0.1 + 0.4
+    painted = image[..., :3] + torch.tensor([0.1, -0.05, 0.0])
+    painted[:, 56:72, 56:72] = torch.tensor([0.9, 0.1, 0.2])
+    _, alpha = feather_mask(square(24, 104, 128).expand(2, -1, -1), 8, 8)
+    matched = match_colours(image, painted, alpha)
+    off = (matched - image[..., :3]).abs().amax(-1)
+    assert off[:, 16:24].mean() < 0.02 < off[:, 40].mean()
+    assert (matched[:, 56:72, 56:72] - painted[:, 56:72, 56:72]).abs().max() < 0.01
+    result = paste(image, matched, alpha)
+    assert torch.equal(result[:, :16], image[:, :16])
+    assert torch.equal(result[..., 3], image[..., 3])
+
+
+def test_colours_stay_where_the_surroundings_of_what_was_painted_are_the_picture():
+    image = torch.rand(1, 64, 64, 3)
+    painted = torch.where(square()[..., None] > 0, torch.rand(1, 64, 64, 3), image)
+    assert torch.equal(match_colours(image, painted, square()), painted)
+    everywhere = torch.ones(1, 64, 64)
+    assert torch.equal(match_colours(image, painted, everywhere), painted)
+
+
+@pytest.mark.parametrize("top", [1, 255])
+def test_matched_colours_stay_in_the_range_of_the_pictures(top):
+    image, painted = torch.full((1, 64, 64, 3), float(top)), torch.full((1, 64, 64, 3), 0.9 * top)
+    painted[:, 24:40, 24:40] = top
+    assert match_colours(image, painted, square()).max() <= top

@@ -92,6 +92,23 @@ def test_an_empty_mask_changes_nothing(model: EditModel, picture: np.ndarray, la
     assert np.array_equal(finish(model, picture, mask, latent, "a dog", options=FinishOptions(1)), picture)
 
 
+def test_matched_colours_bring_the_edge_of_the_finish_nearer_to_the_picture(
+    model: EditModel, picture: np.ndarray
+) -> None:
+    mask = np.zeros(picture.shape[:2], bool)
+    mask[40:88, 40:88] = True
+    latent = model.encode([(picture * 0.7).astype(np.uint8)])
+    options = FinishOptions(strength=0)
+    plain, matched = (
+        finish(model, picture, mask, latent, "a dog", options=replace(options, match_colour=match)).astype(int)
+        for match in (False, True)
+    )
+    rim = np.zeros_like(mask)
+    rim[32:96, 32:96] = ~mask[32:96, 32:96]
+    assert np.abs(matched - picture)[rim].mean() < np.abs(plain - picture)[rim].mean()
+    assert np.array_equal(matched[:32], picture[:32])
+
+
 @pytest.mark.parametrize("size", [(9, 200), (33, 47), (1, 1)])
 def test_any_picture_size_is_kept(model: EditModel, size: tuple[int, int]) -> None:
     result = edit(model, np.full((*size, 3), 90, np.uint8), "a dog", **FEW)

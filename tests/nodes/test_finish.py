@@ -201,3 +201,13 @@ def test_a_soft_mask_is_cut_at_one_half(both, make_picture):
     result, area = both(image, mask, feather=8)
     assert torch.equal(area > 0, grown((mask > 0.5).float()))
     check(image, (mask > 0.5).float(), result)
+
+
+def test_matched_colours_bring_the_edge_nearer_to_the_picture_and_change_nothing_outside(finish, make_picture):
+    image, mask = make_picture(1, 128, 128) * 0.3, torch.zeros(1, 128, 128)
+    mask[:, 48:80, 48:80] = 1
+    plain, matched = (finish(image, mask, match_colour=match, **BARELY) for match in (False, True))
+    rim = grown(mask) & ~(mask > 0)
+    errors = [(result - image).abs()[rim].mean() for result in (plain, matched)]
+    assert errors[1] < errors[0]
+    check(image, mask, matched)

@@ -50,6 +50,17 @@ def test_what_is_put_back_changes_the_painted_area_alone_and_at_full_size(host, 
     assert 80 * 60 < painted.sum() < 110 * 90
 
 
+def test_a_tint_of_the_whole_crop_is_taken_off_at_the_edge_of_what_is_put_back(host, photo):
+    crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE), model=host.model)
+    edited = interpolate((crop[..., :3] + 0.2).movedim(-1, 1), (320, 320), mode="bilinear").movedim(1, -1)
+    inputs = {"image": photo, "area": area, "edited": edited}
+    plain, matched = (host.run("InstDiffPutBack", **inputs, match_colour=match) for match in (False, True))
+    errors = [(result - photo).abs()[painted > 0].mean() for result, painted in (plain, matched)]
+    assert errors[1] < 0.8 * errors[0]
+    assert torch.equal(plain[1], matched[1])
+    assert torch.equal(matched[0][matched[1] == 0], photo[matched[1] == 0])
+
+
 def test_a_mask_found_in_the_crop_says_what_is_put_back(host, photo):
     crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE), model=host.model)
     found = torch.zeros(1, 32, 32)
