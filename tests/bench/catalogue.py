@@ -4,7 +4,7 @@ What is in a folder says what it is:
 
 - diffusers folders: a U-Net, edited by the package's own pipeline (`unets.py`). unet/ is there; text_encoder/,
   tokenizer/, scheduler/ and vae/ are the shipped model's where they are not. Noise or v prediction, as the
-  scheduler's configuration says.
+  scheduler's configuration says. Weights may be in float8 (`float8.py`).
 - a config.json with the parameters of ComfyUI's Flux class, its weights and text rows: a flow model, edited in ComfyUI
   through the pack's nodes (`hosted.py`).
 
@@ -22,6 +22,12 @@ from .engines import Engine
 
 FOLDER = Path(__file__).parent / "models"
 SHIPPED = "shipped"
+KEPT_OUT = "bright_start"
+"""The model by which no constant is chosen (`tune.py`): it shows how the method does on one that it has not seen.
+
+The shipped U-Net and text encoder of before (commit ead5b71), in float8 and on today's autoencoder. Its start token is
+bright on objects, the opposite of Stable Diffusion's.
+"""
 
 SAMPLING = SamplingOptions(steps=10, strength=0.5)
 FINISHING = FinishOptions(steps=10)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
 from torch.nn import Module
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -18,6 +19,7 @@ from instdiff_core.pipeline import Edit, EditModel, Picture, edit_batch, load_mi
 from instdiff_core.pipeline.diffedit import find_masks
 from instdiff_core.pipeline.model import load_rows
 
+from . import float8
 from .common import Mask, device
 from .engines import Approach
 from .scenes import Scene
@@ -64,7 +66,11 @@ def _load_parts(folder: Path) -> EditModel:
 
 
 def _read(kind: Any, folder: Path) -> Any:
-    part = kind.from_pretrained(folder, local_files_only=True)
+    if (folder / float8.FILE).is_file():
+        part = kind.from_config(kind.load_config(folder))
+        part.load_state_dict(float8.unpack(load_file(folder / float8.FILE)))
+    else:
+        part = kind.from_pretrained(folder, local_files_only=True)
     return part.eval().float().to(device()) if isinstance(part, Module) else part
 
 

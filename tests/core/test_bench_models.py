@@ -13,12 +13,13 @@ import torch
 pytest.importorskip("diffusers")
 
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from instdiff_core import mini
 from instdiff_core.options import FinishOptions, SamplingOptions
-from tests.bench import masks
-from tests.bench.catalogue import BenchModel, model_at, model_named, model_names
+from tests.bench import float8, masks
+from tests.bench.catalogue import KEPT_OUT, BenchModel, model_at, model_named, model_names
 from tests.bench.judge import FIGURES
 from tests.bench.methods import METHODS
 
@@ -64,8 +65,23 @@ def test_what_is_in_the_folder_is_used(folder: Path) -> None:
     assert tokens.shape == (77, 24)
 
 
+def test_weights_in_float8_are_a_sixteenth_off_at_most_and_norms_and_biases_not_at_all(folder: Path) -> None:
+    from tests.bench.unets import load_unet
+
+    weights = dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
+    unpacked = float8.unpack(float8.pack(weights))
+    assert unpacked.keys() == weights.keys()
+    for name, value in weights.items():
+        least = value.abs().flatten(1).amax(1).max() / 2**14 if value.ndim > 1 else 0.0
+        assert ((unpacked[name] - value).abs() <= (value.abs() / 16 + least if value.ndim > 1 else 0)).all(), name
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    save_file(float8.pack(weights), folder / "unet" / float8.FILE)
+    loaded = load_unet(folder).unet.state_dict()
+    assert all(torch.equal(loaded[name], value.bfloat16()) for name, value in unpacked.items())
+
+
 def test_the_shipped_model_and_every_folder_can_be_named() -> None:
-    assert {"shipped", "flow"} <= set(model_names())
+    assert {"shipped", "flow", KEPT_OUT} <= set(model_names())
     assert model_named("shipped").path is None
     for name in model_names():
         assert model_named(name).name == name
