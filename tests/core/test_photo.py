@@ -76,10 +76,10 @@ def test_several_edits_of_a_large_photo_come_out_of_one_crop(
 
 def test_a_word_says_which_thing_of_a_large_photo_is_edited(model: EditModel) -> None:
     picture, truths = make_pair()
-    few: dict[str, Any] = {"sampling": SamplingOptions(3), "finishing": FinishOptions(1, strength=0.1)}
-    for word, truth in truths.items():
-        mask = edit_photo(model, picture, "a dog", there=f"a {word}", **few).mask.binary[0].numpy()
-        assert (mask & truth).sum() / (mask | truth).sum() > 0.5, word
+    few: dict[str, Any] = {"sampling": SamplingOptions(3), "finishing": FinishOptions(strength=0)}
+    mask = edit_photo(model, picture, "a dog", there="a tree", **few).mask.binary[0].numpy()
+    assert (mask & truths["tree"]).sum() / (mask | truths["tree"]).sum() > 0.5
+    assert not mask[truths["bird"]].any()
 
 
 @pytest.mark.parametrize(
