@@ -24,6 +24,9 @@ CHANGE, ERROR, ERROR_WITHOUT, FIRST_PROPAGATED = 0, 1, 2, 3
 FULL_NOISE = 5.0
 """From this noise level on steps count alike: they show little of the picture."""
 
+TOO_NOISY = 2.0
+"""Noise to signal of the first step above which a sampling hardly shows the picture, and looks at it count alone."""
+
 TOGETHER = 10
 """How many cross-attention layers wait for each other: those of a block of SDXL.
 
@@ -86,8 +89,8 @@ class Evidence:
     level, since early steps show the picture and late ones its edit. `image_latent` ``[B, C, H, W]``
     is the latent of the picture. `noise_mask` ``[B, H, W]`` bool is where the latent's own noise
     mask lets the sampler edit; None: everywhere. `rest_ratio` ``[B]`` says how well the prompt fits what the mask
-    leaves to it (`rest.ask_about_rest`); None where that was not asked. Where the picture was looked at before the
-    sampling (`look`), `propagated` is of the looks alone.
+    leaves to it (`rest.ask_about_rest`); None where that was not asked. A look at the picture before the
+    sampling (`look`) counts in `propagated` as much as the first step, or alone (`TOO_NOISY`).
     """
 
     first: Tensor
@@ -117,7 +120,7 @@ class AttentionRecord:
     model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`), and `scale`
     the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool and `rest_ratio` ``[batch]`` are those of
     `Evidence`. `look` ``[batch, 3 + words, h, w]`` is the mean of `propagated` over the looks at the picture before
-    the sampling (`look`), which takes the place of the steps'; None where there were none. `remark` is a sentence on
+    the sampling (`look`); None where there were none. `remark` is a sentence on
     the sampling, for the report. `settings` are the edit's own, where it has any. Of several edits in one run this is
     the first, and `further` has the others.
     """
@@ -156,13 +159,20 @@ class AttentionRecord:
         return self.latent_size[0] * self.scale, self.latent_size[1] * self.scale
 
     @property
+    def rests_on_looks(self) -> bool:
+        """Whether looks at the picture count alone, since the sampling began with too much noise to show it."""
+        return self.look is not None and self.sigmas[0] > TOO_NOISY
+
+    @property
     def weights(self) -> Tensor:
         """What each step counts ``[steps]``: by its noise level, or 0.
 
-        0 for a step without a prediction without prompt, where others have one.
+        0 for a step without a prediction without prompt, where others or a look have one, and where looks count alone.
         """
         compared = (self.propagated[:, :, ERROR_WITHOUT] > 0).flatten(1).any(1)
-        return _weight(torch.tensor(self.sigmas)) * (compared | ~compared.any())
+        if self.look is None:
+            compared |= ~compared.any()
+        return _weight(torch.tensor(self.sigmas)) * compared * (not self.rests_on_looks)
 
     def evidence(self, steps: int | None = None) -> Evidence:
         """The evidence after the first `steps` (default: all)."""
@@ -206,12 +216,12 @@ class Recorder:
         """Begin with the steps of an earlier run on the same picture and words."""
         self._image_latent = record.image_latent.to(device)
         self._compared = bool(record.propagated[:, :, ERROR_WITHOUT].any())
+        if record.look is not None:
+            self._sums.look.add(record.look.to(device))
         steps = zip(record.maps.to(device), record.propagated.to(device), record.weights.to(device), strict=True)
         for maps, propagated, weight in steps:
             self._add(maps, propagated, weight)
         self._signals = self.evidence().propagated[:, :FIRST_PROPAGATED]
-        if record.look is not None:
-            self._sums.look.add(record.look.to(device))
         self._sigmas = list(torch.tensor(record.sigmas, device=device))
 
     def add_words(self, maps: Tensor) -> None:
@@ -252,21 +262,24 @@ class Recorder:
         if predictions.without_prompt is None and self._compared:
             weight = torch.zeros_like(weight)
         self._compared = self._compared or predictions.without_prompt is not None
+        self._sigmas.append(level.ratio)
+        if self._sums.look.value is not None:
+            weight = weight * (self._sigmas[0] <= TOO_NOISY)
         self._image_latent = predictions.image_latent.float()
         self._add(*observed, weight)
-        self._sigmas.append(level.ratio)
         return True
 
     def close_look(self, level: NoiseLevel, predictions: Predictions) -> None:
-        """End a look at the picture, noised to `level`, before the first step: looks count in place of the steps."""
+        """End a look at the picture, noised to `level`, before the first step."""
         observed = self._observed(level, predictions)
         if observed is not None:
             self._sums.look.add(observed[1])
+            self._compared = self._compared or predictions.without_prompt is not None
 
     @property
-    def has_looked(self) -> bool:
-        """Whether a look at the picture saw the edit prompt."""
-        return self._sums.look.value is not None
+    def rests_on_looks(self) -> bool:
+        """Whether looks at the picture count alone: that of `AttentionRecord`. Waits for the device."""
+        return self._sums.look.value is not None and bool(self._sigmas) and bool(self._sigmas[0] > TOO_NOISY)
 
     def _observed(
         self, level: NoiseLevel, predictions: Predictions, foreign: Tensor | None = None
@@ -283,6 +296,8 @@ class Recorder:
         if foreign is not None and self._signals is not None:
             before = _on_grid(self._signals, (signals.shape[-2], signals.shape[-1]))
             signals = torch.where(foreign.unsqueeze(1), before, signals)
+            if predictions.without_prompt is None:
+                signals[:, ERROR_WITHOUT] = 0
         self._signals = signals
         pooled = functional.adaptive_avg_pool2d(signals, self._grid)
         propagated = _propagate(torch.cat([pooled, maps[:, FIRST_WORD:]], 1), cells)
@@ -333,7 +348,7 @@ class Recorder:
 class _Sums:
     """The running sums of a run's evidence, of which none of the steps is kept but the first.
 
-    `look` is that of the looks before the steps, whose propagated maps then do not count.
+    `look` is that of the looks before the steps, to which it is added with the first of them.
     """
 
     def __init__(self) -> None:
@@ -344,13 +359,17 @@ class _Sums:
 
     def add(self, maps: Tensor, propagated: Tensor, weight: Tensor) -> None:
         """Add a step: its maps, its propagated maps, and its weight (a scalar)."""
-        self._first = maps if self._first is None else self._first
+        if self._first is None:
+            self._first = maps
+            if self.look.value is not None:
+                # as much as the first step, and alone where no step counts
+                self._propagated.add(self.look.value, torch.where(weight > 0, weight, 1.0))
         self._maps.add(maps)
         self._propagated.add(propagated, weight)
 
     def evidence(self, image_latent: Tensor, noise_mask: Tensor | None, rest_ratio: Tensor | None) -> Evidence:
         """The evidence of the steps so far, of which there must be one."""
-        maps, propagated = self._maps.value, (self._propagated if self.look.value is None else self.look).value
+        maps, propagated = self._maps.value, self._propagated.value
         assert self._first is not None
         assert maps is not None
         assert propagated is not None

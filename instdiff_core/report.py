@@ -65,7 +65,7 @@ def describe_mask(
     lines = [_line(collect_facts(mask, record.words, convergence, picture), picture, remedy) for picture in pictures]
     if record.rest_ratio is not None and mask.fits.any():
         lines.append(f"Whether the prompt fits the rest too was asked in {2 * NOISE_SAMPLES} more model evaluations.")
-    if record.look is not None and settings.method == "change":
+    if record.rests_on_looks and settings.method == "change":
         lines.append(
             "The sampling begins with too much noise to show the picture, so the mask was found before it, in "
             f"{2 * LOOKS} more model evaluations."
@@ -89,7 +89,7 @@ def describe_edits(
 
 def _remedy(record: AttentionRecord, settings: MaskSettings) -> str:
     """What to try where the mask is unsure."""
-    looked = record.look is not None and settings.method == "change"
+    looked = record.rests_on_looks and settings.method == "change"
     too_noisy = record.sigmas[0] > HALF_NOISE and not looked
     ways = []
     if too_noisy:

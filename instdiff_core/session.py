@@ -89,8 +89,8 @@ class MaskSession:
 
     @property
     def is_steady(self) -> bool:
-        """Whether no step changes the mask: it is given, or that of a look."""
-        return self._settings is None or self._recorder.has_looked
+        """Whether no step changes the mask: it is given, or that of looks alone. Waits for the device."""
+        return self._settings is None or self._recorder.rests_on_looks
 
     @property
     def leaves_rest(self) -> bool:
@@ -187,7 +187,7 @@ class EditSessions:
 
     @property
     def is_steady(self) -> bool:
-        """Whether no step changes any of the masks."""
+        """Whether no step changes any of the masks. Waits for the device."""
         return all(session.is_steady for session in self.sessions)
 
     def resume(self, record: AttentionRecord, device: torch.device) -> None:

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from .. import look, rest
+from .. import rest
 from ..blend import keep_edits
 from ..evidence import Predictions
 from ..noise import NoiseLevel
@@ -91,13 +91,13 @@ def predict_at_almost_pure_noise(
 
 
 def predict_in_a_look(
-    model: EditModel, image_latents: Tensor, context: Tensor, cfg: float, seed: int
+    model: EditModel, image_latents: Tensor, context: Tensor, cfg: float, ratio: float, seed: int
 ) -> tuple[NoiseLevel, list[Predictions]]:
-    """What the model makes of pictures at the level of a look, with the noise of a seed, for each edit.
+    """What the model makes of pictures with `ratio` of noise to signal, the noise of a seed, for each edit.
 
-    The arguments are those of `denoise`.
+    The other arguments are those of `denoise`.
     """
-    step, level = _find_step(model, look.LEVEL)
+    step, level = _find_step(model, ratio)
     noisy = level.noised(image_latents, make_shared_noise(image_latents, seed))
     return level, _predict(model, _make_scheduler(model), step, noisy, context, cfg, image_latents)
 

@@ -235,8 +235,8 @@ def _sample(
             torch.cat([mask.expand(noise_samples, -1, -1) for mask in of_edit]) for of_edit in zip(*masks, strict=True)
         ]
 
-    def look(seed: int) -> None:
-        level, predictions = predict_in_a_look(model, repeated, contexts, options.cfg, seed)
+    def look(ratio: float, seed: int) -> None:
+        level, predictions = predict_in_a_look(model, repeated, contexts, options.cfg, ratio, seed)
         for of_picture, part in zip(sessions, parts[: len(sessions)], strict=True):
             of_picture.look(level, [of_edit.entries(part) for of_edit in predictions])
 

@@ -10,7 +10,7 @@ import torch
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from ...instdiff_core.look import TOO_NOISY
+from ...instdiff_core.evidence import TOO_NOISY
 from .levels import find_noise_level
 from .readers.layouts import FAMILIES
 

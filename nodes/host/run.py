@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...instdiff_core.blend import keep_edits
 from ...instdiff_core.evidence import AttentionRecord, Predictions
-from ...instdiff_core.look import LEVEL, look_at_picture
+from ...instdiff_core.look import look_at_picture
 from ...instdiff_core.noise import make_noise
 from ...instdiff_core.rest import ALMOST_PURE, ask_about_rest
 from ...instdiff_core.session import EditSessions
@@ -185,12 +185,12 @@ class InstantMaskRun:
         if self._noisy and not looked:
             warn_of_noise(self._guider.model_patcher, sigma)
 
-    def _look(self, extra: dict[str, Any], seed: int) -> None:
-        """A step that is not taken: the guider predicts, and the sessions look (`_predict_noise`)."""
+    def _look(self, extra: dict[str, Any], ratio: float, seed: int) -> None:
+        """`look.Look`, a step that is not taken: the guider predicts, and the sessions look (`_predict_noise`)."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._looking = True
         try:
-            self._guider(*self._noised(LEVEL, seed), **extra)
+            self._guider(*self._noised(ratio, seed), **extra)
         finally:
             self._looking = False
 

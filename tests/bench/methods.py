@@ -71,7 +71,7 @@ class _Decided(MaskSession):
         return super().step(level, predictions, foreign)
 
     @property
-    def leaves_rest(self) -> bool:
+    def is_found_by_change(self) -> bool:
         return False
 
     def mask_from(self, evidence: Evidence, settings: MaskSettings) -> Tensor:

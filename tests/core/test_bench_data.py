@@ -185,7 +185,7 @@ def test_a_folder_can_be_run(editing_mask: Path) -> None:
     assert found["scenes"] == {"Imagen": 1, "ImageNet": 1}
     overall = {method: each["overall"] for method, each in found["methods"].items()}
     assert {method: each["unet_evals"] for method, each in overall.items()} == {
-        "default": 6, "paper": 6, "DiffEdit": 26, "LEdits++": 6, "DAAM": 6, "SDEdit": 4, "true mask": 6,
+        "default": 8, "paper": 6, "DiffEdit": 26, "LEdits++": 6, "DAAM": 6, "SDEdit": 4, "true mask": 6,
     }  # fmt: skip
     assert {method: each["mask_evals"] for method, each in overall.items() if each["mask_evals"]} == {"DiffEdit": 20}
     for each in overall.values():

@@ -1,4 +1,4 @@
-"""A strong edit looks at the picture first: its mask is as right as that of a weaker one."""
+"""The picture is looked at first: masks depend less on the noise, and of strong edits not on the strength."""
 
 from __future__ import annotations
 
@@ -68,19 +68,32 @@ def test_the_mask_does_not_depend_on_the_strength_of_a_strong_edit(edits: Any) -
     assert torch.equal(edits[0.8].mask.binary, edits[1.0].mask.binary)
 
 
-def test_no_step_changes_the_mask_of_a_look_and_weak_edits_take_none(edits: Any) -> None:
-    strong, weak = edits[0.8].record, edits[0.5].record
-    assert weak.look is None
-    assert torch.equal(
-        refine_record(strong, PRESETS["default"], 1).soft, refine_record(strong, PRESETS["default"]).soft
-    )
-    assert len(strong.maps) == len(strong.sigmas) == STEPS
+def test_steps_change_the_mask_of_a_weak_edit_alone(edits: Any) -> None:
+    for strength, is_steady in ((0.5, False), (0.8, True)):
+        record = edits[strength].record
+        first, last = (refine_record(record, PRESETS["default"], steps).soft for steps in (1, STEPS))
+        assert torch.equal(first, last) == is_steady
+        assert len(record.maps) == len(record.sigmas) == STEPS
+
+
+def test_of_a_weak_edit_the_look_counts_as_much_as_the_first_step(edits: Any) -> None:
+    record = edits[0.5].record
+    assert record.look is not None
+    looked, propagated = record.evidence(1).propagated, record.propagated[0]
+    torch.testing.assert_close(looked, (record.look + propagated) / 2)
+
+
+def test_the_mask_that_a_run_ends_with_is_that_of_its_record(edits: Any, drawn: Any) -> None:
+    picture = torch.tensor(drawn[0]).movedim(-1, 0)[None] / 255
+    for each in edits.values():
+        assert torch.equal(refine_record(each.record, PRESETS["default"], picture=picture).binary, each.mask.binary)
 
 
 @pytest.mark.parametrize(
-    ("strength", "preset", "looks"), [(0.5, "default", 0), (0.8, "default", LOOKS), (0.8, "paper", 0)]
+    ("strength", "preset", "looks"),
+    [(0.5, "default", 1), (0.8, "default", LOOKS), (0.5, "paper", 0), (0.8, "paper", 0)],
 )
-def test_a_look_costs_a_step_and_is_taken_by_strong_edits_of_the_default_alone(
+def test_a_look_costs_a_step_and_is_taken_by_the_default_alone(
     model: EditModel, drawn: Any, strength: float, preset: str, looks: int
 ) -> None:
     with counted_calls(model) as calls:

@@ -207,7 +207,7 @@ def test_several_edits_have_a_mask_each_and_leave_the_rest_bit_for_bit(
         hook.remove()
     first, second = (mask.binary[0].numpy() for mask in result.masks)
     both = result.mask.binary[0].numpy()
-    assert rows == [3] * 4  # without prompt, and one for each edit, in sampling and finish
+    assert rows == [3] * 5  # without prompt, and one for each edit, in the look, sampling and finish
     assert first.any()
     assert second.any()
     assert not (first & second).any()

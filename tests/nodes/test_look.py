@@ -1,4 +1,4 @@
-"""A strong edit looks at the picture first, and its mask is that of the look."""
+"""The picture is looked at before the sampling: the mask of a strong edit is that of the looks."""
 
 from __future__ import annotations
 
@@ -51,8 +51,13 @@ def looks() -> int:
 def test_the_mask_of_a_strong_edit_is_about_as_right_as_that_of_a_weaker_one(host, scene, strong):
     weak = host.edit(scene[0], **WEAK)
     assert host.iou(strong[1], scene[1]) > max(0.8, host.iou(weak[1], scene[1]) - 0.05)
-    assert strong[2].look is not None
-    assert weak[2].look is None
+
+
+def test_a_weak_edit_looks_once_and_its_steps_count_too(host, scene, calls):
+    record = host.edit(scene[0], **WEAK)[2]
+    assert len(calls) == STEPS + 1
+    torch.testing.assert_close(record.evidence(1).propagated, (record.look + record.propagated[0]) / 2)
+    assert not torch.equal(record.evidence(2).propagated, record.evidence(1).propagated)
 
 
 def test_the_picture_is_kept_outside_the_mask_of_a_look(host, scene, strong):
