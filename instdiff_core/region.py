@@ -69,6 +69,17 @@ class Region:
         part.copy_(pasted if images.is_floating_point() else pasted.mul_(255).round_())
         return alpha > 0
 
+    def cuts_off(self, masks: Tensor) -> bool:
+        """Whether masks ``[B, H, W]`` bool reach a side of the rectangle that is none of the picture's."""
+        part, (height, width) = self._part(masks), masks.shape[1:]
+        sides = (
+            (self.top > 0, part[:, 0]),
+            (self.left > 0, part[:, :, 0]),
+            (self.top + self.height < height, part[:, -1]),
+            (self.left + self.width < width, part[:, :, -1]),
+        )
+        return any(inside and bool(side.any()) for inside, side in sides)
+
     def of_another(self, further: int) -> Region:
         """The same rectangle of a picture that is `further` on in the batch."""
         return replace(self, picture=self.picture + further)

@@ -31,6 +31,9 @@ AROUND_PEAK = 0.6
 """The side of the crop around the peak, in sides of a tile."""
 
 
+CORRECTIONS = 4
+"""How often a region is made larger because what is seen in it reaches beyond."""
+
 EXPLAINED = 0.5
 """The cells around the peak of a word, with so much of its evidence, are the thing."""
 
@@ -108,7 +111,7 @@ def find_in_photo(
         place = _explained(photo, look, look_for, [whole, *tiles])
     if place is not None:
         (region,) = find_regions(place.around, pixels, unit=unit)
-        touching = keep_touching(_place(region, look(region.cut(photo), False).mask, size), place.touching)
+        touching = _look_closely(photo, look, region, pixels, unit, place.touching)
         return touching if touching.any() else place.touching
     sighting = look(whole.cut(photo), False)
     if len(tiles) == 1 or sighting.confidence[0] >= SURE:
@@ -116,7 +119,23 @@ def find_in_photo(
     number, middle = _peak(tiles, list(_look_quickly(photo, look, tiles).contradiction))
     side = round(AROUND_PEAK * tiles[number].height)
     peak = Region(0, *_corner(middle, side, size), side, side, tiles[number].size)
-    return _place(peak, look(peak.cut(photo), False).mask, size)
+    return _look_closely(photo, look, peak, pixels, unit)
+
+
+def _look_closely(
+    photo: Tensor, look: Look, region: Region, pixels: int, unit: int, touching: Tensor | None = None
+) -> Tensor:
+    """The mask ``[1, H, W]`` of what is seen in a region, or in a larger one around what reaches beyond it.
+
+    Of what is seen only what touches `touching` is taken; None: all of it.
+    """
+    for _ in range(1 + CORRECTIONS):
+        mask = _place(region, look(region.cut(photo), False).mask, (photo.shape[1], photo.shape[2]))
+        mask = mask if touching is None else keep_touching(mask, touching)
+        if not region.cuts_off(mask):
+            break
+        (region,) = find_regions(mask, pixels, unit=unit)
+    return mask
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,17 @@ def test_a_small_thing_is_found_in_tiles(place: tuple[int, int]) -> None:
     assert (mask & truth).sum() / (mask | truth).sum() > 0.6
 
 
+@pytest.mark.parametrize("place", [(100, 200), (0, 0), (250, 440)])
+def test_a_thing_that_is_larger_than_the_surroundings_of_its_place_is_found_whole(place: tuple[int, int]) -> None:
+    picture = photo(*place, side=150)
+    truth = picture[..., 0] > 0.5
+    hint = torch.zeros_like(truth)
+    hint[:, place[0] + 40 : place[0] + 60, place[1] + 40 : place[1] + 60] = True
+    for known in (None, hint):
+        mask = find_in_photo(picture, Looker(SURE - 0.1), PIXELS, UNIT, known)
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.9
+
+
 def test_a_photo_that_one_tile_covers_is_not_searched() -> None:
     look = Looker(0.0)
     find_in_photo(photo(100, 100, size=(190, 190)), look, PIXELS, UNIT)
