@@ -48,7 +48,7 @@ FollowEdges = Callable[[Tensor, Tensor, int], Tensor]
 SETTLED = 0.95
 """The IoU from which on two masks hardly differ."""
 
-FITTING = 1.03
+FITTING = 1.06
 """The ratio below which the prompt fits a place that stands out: one, and what noise adds to it."""
 
 SALIENT = 0.5

@@ -45,7 +45,7 @@ class Power(int):
 VARIATIONS: Sequence[tuple[ModuleType, str, Sequence[Any]]] = (
     (refine, "FITS", (0.8, 0.85, 0.9, 1.0)),
     (refine, "CONTRADICTS", (1.0, 1.1, 1.3, 1.5)),
-    (refine, "FITTING", (0.97, 1.0, 1.06, 1.1)),
+    (refine, "FITTING", (1.0, 1.03, 1.08, 1.1)),
     (refine, "SALIENT", (0.3, 0.4, 0.6, 0.7)),
     (refine, "PICTURE_RADIUS", (1, 3, 4)),
     (maps, "EDGE", (0.001, 0.003, 0.03, 0.1)),
