@@ -129,8 +129,10 @@ def test_when_the_record_is_gone_the_editor_says_how_to_get_a_mask(frontend, edi
 def test_every_picture_of_a_batch_has_its_mask(frontend, editor):
     edit(
         frontend,
-        "const repeat = LiteGraph.createNode('RepeatLatentBatch'); app.graph.add(repeat); repeat.widgets[0].value = 2;"
-        "node('VAEEncode').connect(0, repeat, 0); repeat.connect(0, node('InstDiffMaskedSampler'), 'latent_image')",
+        "const [flip, batch] = ['LatentFlip', 'LatentBatch'].map(LiteGraph.createNode.bind(LiteGraph));"
+        "app.graph.add(flip); app.graph.add(batch); node('VAEEncode').connect(0, flip, 0);"
+        "node('VAEEncode').connect(0, batch, 0); flip.connect(0, batch, 1);"
+        "batch.connect(0, node('InstDiffMaskedSampler'), 'latent_image')",
     )
     run = frontend.run()
     assert editor.matches(run)
