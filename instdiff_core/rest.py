@@ -27,13 +27,13 @@ Predict = Callable[[int], tuple[Tensor, Tensor]]
 def ask_about_rest(session: MaskSession, image_latent: Tensor, predict: Predict) -> None:
     """Where the mask of a sampled session is the rest of a picture, learn whether that is to change, and mask again.
 
-    `image_latent` ``[B, C, h, w]`` is the latent of the picture. Costs `NOISE_SAMPLES` times two predictions where
-    there is such a mask, and nothing elsewhere. Waits for the device.
+    `image_latent` ``[B or 1, C, h, w]`` is the latent of the picture, one for all noise samples of it. Costs
+    `NOISE_SAMPLES` times two predictions where there is such a mask, and nothing elsewhere. Waits for the device.
     """
     if session.mask is None or not session.leaves_rest:
         return
     rest = session.mask
-    errors = torch.zeros(2, len(image_latent), device=image_latent.device)
+    errors = torch.zeros(2, len(rest), device=image_latent.device)
     for seed in range(NOISE_SAMPLES):
         distances = (torch.stack(predict(seed)) - image_latent).float().square().mean(2)
         errors += (distances * rest).sum((-2, -1))
