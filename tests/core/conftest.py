@@ -1,17 +1,26 @@
-"""The tokenizer of the embedded model, CLIP's own, cut to the words of its captions; and artwork for the corpus."""
+"""The embedded model's tokenizer, CLIP's own, cut to the words of its captions; a scene; artwork for the corpus."""
 
 import itertools
 
+import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
 from instdiff_core.mini import FOLDER
+from instdiff_core.mini.scenes import compose
 from instdiff_core.mini.training.corpus import known
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
     return CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    """A dog on water, and the dog's mask."""
+    picture, masks = compose(np.random.default_rng(4), ["dog"], "water", size=128)
+    return picture, masks[0]
 
 
 @pytest.fixture(scope="session")

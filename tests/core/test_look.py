@@ -14,7 +14,6 @@ import torch
 from instdiff_core.export import export_record, import_record
 from instdiff_core.look import LOOKS
 from instdiff_core.metrics import iou
-from instdiff_core.mini.scenes import compose
 from instdiff_core.options import PRESETS, FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Edit, EditModel, edit, load_mini
 from instdiff_core.refine import refine_record
@@ -26,13 +25,6 @@ STEPS = 2
 @pytest.fixture(scope="module")
 def model() -> EditModel:
     return load_mini()
-
-
-@pytest.fixture(scope="module")
-def drawn() -> tuple[np.ndarray, np.ndarray]:
-    """A dog on water, and the dog's mask."""
-    picture, masks = compose(np.random.default_rng(4), ["dog"], "water", size=128)
-    return picture, masks[0]
 
 
 def edited(model: EditModel, picture: np.ndarray, strength: float, prompt: Any = "a frog", **options: Any) -> Edit:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from instdiff_core.export import export_record, import_record
-from instdiff_core.mini.scenes import compose
 from instdiff_core.options import PRESETS, FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Edit, EditModel, edit_batch, load_mini
 from instdiff_core.refine import refine_record
@@ -23,13 +22,6 @@ OPTIONS: dict[str, Any] = {"sampling": SamplingOptions(2), "finishing": FinishOp
 @pytest.fixture(scope="module")
 def model() -> EditModel:
     return load_mini()
-
-
-@pytest.fixture(scope="module")
-def drawn() -> tuple[np.ndarray, np.ndarray]:
-    """A dog on water, and the dog's mask."""
-    picture, masks = compose(np.random.default_rng(4), ["dog"], "water", size=128)
-    return picture, masks[0]
 
 
 @pytest.fixture(scope="module")
