@@ -109,12 +109,9 @@ function mount(node) {
   for (const widget of widgets) after(widget, "callback", sync);
   after(node, "onConnectionsChange", sync);
 
-  let wanted = 0;
-  const load = async () => {
-    const number = ++wanted;
+  const load = () => {
     const references = readReferences(node.properties[PROPERTY]);
-    const run = references && (await loadRun(references, HOST));
-    if (number === wanted) editor.show(run);
+    editor.show(references ? loadRun(references, HOST) : Promise.resolve(null));
   };
   after(node, "onConfigure", () => {
     sync();

@@ -83,6 +83,7 @@ export class Corrector {
    * @returns {{ mask: Uint8Array, shown: Uint8Array }} one mask; and the same with `DROPPED` where parts were dropped
    */
   correct(masks, { layers, soft, width, height }, number) {
+    if (number !== this._number) this._brush.end(); // what was begun on the picture before belongs to it
     this._number = number;
     this._size = [width, height];
     const { stroke } = this._brush;

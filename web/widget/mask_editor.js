@@ -45,7 +45,9 @@ export class MaskEditor {
     this._choice = { threshold: 0, words: [], steps: 0, grow: 0, smooth: 0, fillHoles: false, corrections: "", edit: 0 };
     /** @type {(keyof Choice)[]} */
     this._fixed = [];
-    /** @type {Run | null} */
+    /** @type {Promise<Run | null> | null} the latest run, which may not be there yet */
+    this._loading = null;
+    /** @type {Run | null} what can be asked; null until the latest run is there */
     this._run = null;
     /** @type {string | undefined} what the latest run was last asked for */
     this._asked = undefined;
@@ -115,11 +117,16 @@ export class MaskEditor {
   }
 
   /**
-   * Show a run; null: there is none.
+   * Show a run; null: there is none. Until it is there the last mask stays, and its run is asked no more.
    *
-   * @param {Run | null} run
+   * @param {Promise<Run | null>} loading
    */
-  show(run) {
+  async show(loading) {
+    this._loading = loading;
+    this._run = null;
+    this.element.toggleAttribute("data-asking", true);
+    const run = await loading;
+    if (loading !== this._loading) return;
     this._run = run;
     this._asked = undefined;
     if (run) this._schedule();
@@ -142,6 +149,7 @@ export class MaskEditor {
   dispose() {
     cancelAnimationFrame(this._scheduled);
     this._scheduled = 0;
+    this._loading = null;
     this._run = null;
     this._questions.drop();
     this._picture.dispose();
@@ -282,7 +290,7 @@ export class MaskEditor {
   _miss(asked, error) {
     if (this._isLate(asked) || !(error instanceof Refusal)) return;
     if (error.gone || this._shown?.run !== asked.run) {
-      if (error.gone || !this._pages.number) return this.show(null);
+      if (error.gone || !this._pages.number) return this._clear();
       this._pages.number = 0;
     } else {
       this._refusal = error.message;
@@ -292,6 +300,7 @@ export class MaskEditor {
   }
 
   _clear() {
+    this._run = null;
     this._shown = null;
     this._questions.drop();
     this.element.removeAttribute("data-asking");
@@ -310,7 +319,7 @@ export class MaskEditor {
     this._renderWords(answer);
     this._renderThreshold(answer);
     this._renderSteps(answer);
-    this._pages.show(answer.batch);
+    this._pages.show(question.picture, answer.batch);
     this._readOut(false);
   }
 

@@ -8,6 +8,7 @@ export class Pager {
    */
   constructor(texts, onTurn) {
     this._texts = texts;
+    /** The picture that is wanted; until its mask is there another one is shown. */
     this.number = 0;
     this._value = make("span", { role: "status" });
     const turn = (/** @type {number} */ by) => {
@@ -19,10 +20,13 @@ export class Pager {
     this.element = make("div", { class: "instdiff-row" }, this._previous, this._value, this._next);
   }
 
-  /** @param {number} count of the pictures */
-  show(count) {
+  /**
+   * @param {number} shown the number of the picture that is shown
+   * @param {number} count of the pictures
+   */
+  show(shown, count) {
     this.element.hidden = count === 1;
-    this._value.textContent = this._texts.pictureOf(this.number + 1, count);
+    this._value.textContent = this._texts.pictureOf(shown + 1, count);
     this._previous.disabled = this.number === 0;
     this._next.disabled = this.number === count - 1;
   }

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from tests.live.widget.editor import STILL, Editor, workflow
+from tests.live.widget.editor import Editor, workflow
 
 HOLD = """() => {
     const real = window.fetch
@@ -54,10 +54,7 @@ def opened(frontend):
         frontend.load(workflow(prompt))
         frontend.run()
         editor = Editor(frontend)
-        editor.node.show()
-        editor.picture.wait_for()
-        editor.page.evaluate(STILL)
-        editor.settle()
+        editor.show()
         return editor
 
     return run
@@ -75,10 +72,22 @@ def fresh_editor(opened):
 
 
 @pytest.fixture
-def held(fresh_editor):
-    held = Held(fresh_editor)
-    yield held
-    held.release()
+def hold():
+    """``hold(editor)`` holds its questions back from now on, until the test ends."""
+    begun = []
+
+    def begin(editor):
+        begun.append(Held(editor))
+        return begun[-1]
+
+    yield begin
+    for held in begun:
+        held.release()
+
+
+@pytest.fixture
+def held(fresh_editor, hold):
+    return hold(fresh_editor)
 
 
 @pytest.fixture

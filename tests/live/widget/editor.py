@@ -95,8 +95,21 @@ class Editor:
         self.settle()
         return self.element.get_by_role("status").last.inner_text()
 
+    def show(self):
+        """Bring the node into sight, and wait until it has a mask and stands still."""
+        self.node.show()
+        self.picture.wait_for()
+        self.page.evaluate(STILL)
+        self.settle()
+
+    def turn(self, way, number):
+        """Press the button ``Next`` or ``Previous``, and wait for the picture of that number, from 1 on."""
+        self.element.get_by_role("button", name=f"{way} picture").click()
+        self.element.get_by_text(f"Picture {number} of").wait_for()
+        self.settle()
+
     def settle(self):
-        """Wait until the mask is that of the choice, and drawn."""
+        """Wait until the mask is that of the latest run and of the choice, and drawn."""
         self.frontend.settle()
         self.page.wait_for_function("!document.querySelector('.instdiff-editor[data-asking]')")
         self.frontend.settle()

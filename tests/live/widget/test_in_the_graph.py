@@ -51,8 +51,7 @@ def test_after_a_reload_the_editor_shows_the_same(frontend, editor):
         r'() => Object.values({ ...localStorage, ...sessionStorage }).some(each => /"car\\?"/.test(each))'
     )
     frontend.reload()
-    editor.node.show()
-    editor.picture.wait_for()
+    editor.show()
     assert editor.inputs == inputs
     assert editor.area() == area
 
@@ -108,6 +107,7 @@ def test_a_run_that_is_not_there_counts_as_none(frontend, run):
     frontend.load(saved)
     editor = Editor(frontend)
     editor.node.show()
+    editor.settle()  # a record that could be one is asked for
     assert editor.element.inner_text() == WAITING
     assert not any("type=input" in url or ".." in url for url in asked)
     frontend.console.clear()  # the browser itself tells of the file that is gone
@@ -126,9 +126,7 @@ def two_edits(frontend):
     )
     frontend.run()
     editor = Editor(frontend)
-    editor.node.show()
-    editor.picture.wait_for()
-    editor.settle()
+    editor.show()
     return editor
 
 

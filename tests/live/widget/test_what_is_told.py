@@ -77,7 +77,7 @@ def test_the_editor_speaks_the_language_of_the_page(frontend):
     frontend.language("zh")
     frontend.load(workflow())
     frontend.node(NODE).show()
-    assert frontend.page.get_by_text("运行工作流后，遮罩会显示在这里。").is_visible()
+    frontend.page.get_by_text("运行工作流后，遮罩会显示在这里。").wait_for()
     frontend.run()
     frontend.page.get_by_role("button", name="涂抹属于遮罩的区域（B）").wait_for()
     assert frontend.page.get_by_role("group", name="手动修正").is_visible()
