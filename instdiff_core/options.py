@@ -164,7 +164,8 @@ class FinishOptions:
     gets again: 0 leaves it as it is, 1 starts from nothing. The mask is grown by `grow` pixels (0 to
     256) first, and gets a soft edge `feather` pixels wide (0 to 256) in what was added. Both are one
     latent pixel, the unit in which the model can place an edge, whatever the size of the picture. `match_colour`
-    takes the step in colour from the edge of what was painted (`blend.match_colours`).
+    takes the step in colour from the edge of what was painted (`blend.match_colours`), `grain` gives it the grain of
+    its surroundings (`grain.add_grain`).
 
     Raises ``ValueError`` for a value out of range.
     """
@@ -175,6 +176,7 @@ class FinishOptions:
     grow: int = 8
     feather: int = 8
     match_colour: bool = False
+    grain: bool = False
 
     def __post_init__(self) -> None:
         check_range("finish steps", self.steps, 1, 10000)

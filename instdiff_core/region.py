@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from .blend import paste
 from .components import EIGHT
+from .grain import add_grain
 
 WHOLE = 0.6
 """A region that fills more than this part of the picture gains nothing: the whole picture is taken."""
@@ -52,12 +53,13 @@ class Region:
         """The rectangle of masks ``[B, H, W]`` in 0..1 at the working size, ``[1, h, w]`` float32."""
         return _resize(self._part(masks)[..., None].float(), self.size, "bilinear")[..., 0]
 
-    def put_back(self, images: Tensor, edited: Tensor, alpha: Tensor) -> Tensor:
+    def put_back(self, images: Tensor, edited: Tensor, alpha: Tensor, grain: bool = False) -> Tensor:
         """Put an edited crop into its picture, which is changed in place, and say where, ``[1, height, width]`` bool.
 
         `images` ``[B, H, W, C]`` in 0..1, or bytes, which then nowhere take the place of all of a large photo in
         floats; `edited` ``[1, h, w, 3 or more]`` and `alpha` ``[1, h, w]`` in 0..1, how
-        much of it is put back, of any size. Elsewhere the picture stays as it was, bit for bit.
+        much of it is put back, of any size. With `grain` it gets that of the picture at the picture's own size
+        (`grain.add_grain`). Elsewhere the picture stays as it was, bit for bit.
         """
         part, size = self._part(images), (self.height, self.width)
         before = _in_unit(part)
@@ -65,6 +67,8 @@ class Region:
         resized = _resize(edited[..., :colours].to(before), size, "bicubic").clamp(0, 1)
         # not antialiased: that would thin the edit out along the inside of its mask, where the crop was enlarged
         alpha = functional.interpolate(alpha.to(before)[:, None], size, mode="bilinear")[:, 0]
+        if grain:
+            resized = add_grain(before, resized, alpha)
         pasted = paste(before, resized, alpha)
         part.copy_(pasted if images.is_floating_point() else pasted.mul_(255).round_())
         return alpha > 0

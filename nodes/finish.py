@@ -9,10 +9,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..instdiff_core.blend import feather_mask, match_colours, paste
+from ..instdiff_core.grain import add_grain
 from ..instdiff_core.options import FINISH
 from . import host
 from .checks import check_inputs, find_tensor_problem
-from .types import CATEGORY, match_colour_input, sampling_inputs, search_aliases
+from .types import CATEGORY, grain_input, match_colour_input, sampling_inputs, search_aliases
 
 
 class InpaintFinish(io.ComfyNode):
@@ -67,6 +68,7 @@ class InpaintFinish(io.ComfyNode):
                     "Its noise mask, where it has one, bounds the painted area.",
                 ),
                 match_colour_input(),
+                grain_input(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The finished pictures: as many as the most of pictures, masks and samples."),
@@ -92,6 +94,7 @@ class InpaintFinish(io.ComfyNode):
         feather: int,
         samples: Any = None,
         match_colour: bool = FINISH.match_colour,
+        grain: bool = FINISH.grain,
         **widgets: Any,
     ) -> io.NodeOutput:
         edits = host.part_conditioning(positive)
@@ -117,7 +120,11 @@ class InpaintFinish(io.ComfyNode):
             painted_area |= area
             if area.any():
                 painted = _paint(model, own, negative, vae, image, area, samples, widgets)
-                image = paste(image, match_colours(image, painted, alpha) if match_colour else painted, alpha)
+                if match_colour:
+                    painted = match_colours(image, painted, alpha)
+                if grain:
+                    painted = add_grain(image, painted, alpha)
+                image = paste(image, painted, alpha)
         return io.NodeOutput(image, host.to_intermediate(painted_area.float()))
 
 

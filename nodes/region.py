@@ -14,7 +14,7 @@ from ..instdiff_core.options import FINISH
 from ..instdiff_core.region import Region, find_regions
 from . import host
 from .checks import check_inputs
-from .types import ADVANCED, CATEGORY, Area, match_colour_input, search_aliases
+from .types import ADVANCED, CATEGORY, Area, grain_input, match_colour_input, search_aliases
 
 MEGAPIXEL = 1024**2
 
@@ -173,6 +173,7 @@ class PutBack(io.ComfyNode):
                     "grow counts as grow.",
                 ),
                 match_colour_input(),
+                grain_input(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The picture at its own size, with the edit in it."),
@@ -194,6 +195,7 @@ class PutBack(io.ComfyNode):
         feather: int,
         mask: Any = None,
         match_colour: bool = FINISH.match_colour,
+        grain: bool = FINISH.grain,
     ) -> io.NodeOutput:
         area.check_picture(image)
         variants, left_over = divmod(len(edited), len(area.regions))
@@ -215,7 +217,7 @@ class PutBack(io.ComfyNode):
             if match_colour:
                 before = replace(region, size=(colours.shape[1], colours.shape[2])).cut(result)
                 colours = match_colours(before, colours[..., :3], alpha[entry])
-            region.mark(painted, region.put_back(result, colours, alpha[entry]))
+            region.mark(painted, region.put_back(result, colours, alpha[entry], grain))
         return io.NodeOutput(result, painted)
 
 

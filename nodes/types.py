@@ -82,6 +82,16 @@ def match_colour_input() -> Any:
     )
 
 
+def grain_input() -> Any:
+    """Whether `grain.add_grain` is done."""
+    return io.Boolean.Input(
+        "grain",
+        optional=True,
+        default=FINISH.grain,
+        tooltip="Gives the painted area the grain of the picture around it, as far as it is smoother.",
+    )
+
+
 def sampling_inputs(defaults: SamplingOptions | FinishOptions, denoise_tooltip: str) -> list[Any]:
     """KSampler's widgets, under its names, with these defaults; their strength is its denoise."""
     return [

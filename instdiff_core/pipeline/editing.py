@@ -18,6 +18,7 @@ from ..attention import word_maps
 from ..blend import feather_mask, match_colours, paste
 from ..edits import find_others_pixels, join_masks, part_masks
 from ..evidence import AttentionRecord, Predictions
+from ..grain import add_grain
 from ..look import look_at_picture
 from ..noise import NoiseLevel
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings, SamplingOptions
@@ -303,6 +304,8 @@ def _finish(
     before, after = (torch.from_numpy(np.stack(parts)).float() for parts in (pictures, edited))
     if options.match_colour:
         after = match_colours(before, after, alpha)
+    if options.grain:
+        after = add_grain(before / 255, after / 255, alpha) * 255
     return list(paste(before, after, alpha).round().to(torch.uint8).numpy())
 
 

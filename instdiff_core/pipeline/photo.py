@@ -68,12 +68,12 @@ def edit_photo(
             raise ValueError("what is there holds no words: say what the photo shows, for example 'a bird'")
     pixels, unit = model.native_pixels, model.unit
 
-    def edit_inside(part: Picture, mask: Mask | None) -> Edit:
+    def edit_inside(part: Picture, mask: Mask | None, own: FinishOptions) -> Edit:
         sessions = own_masks(model, [mask])
-        return edit(model, part, prompt, seed=seed, finishing=finishing, new_session=sessions, **options)
+        return edit(model, part, prompt, seed=seed, finishing=own, new_session=sessions, **options)
 
     if not is_large(model, *picture.shape[:2]):
-        return edit_inside(picture, mask)
+        return edit_inside(picture, mask, finishing)
     pictures = torch.from_numpy(picture)[None]
     settings = options.get("settings", PRESETS["default"])
     sampling = options.get("sampling", SAMPLING)
@@ -96,7 +96,9 @@ def edit_photo(
         area = torch.from_numpy(mask)[None]
     (region,) = find_regions(area, pixels, unit=unit)
     crop = _in_bytes(region.cut(pictures))[0].numpy()
-    edited = edit_inside(crop, None if mask is None else (region.cut_mask(area)[0] > 0.5).numpy())
+    own_mask = None if mask is None else (region.cut_mask(area)[0] > 0.5).numpy()
+    # the grain is the photo's, at the photo's size
+    edited = edit_inside(crop, own_mask, replace(finishing, grain=False))
     return _put_back(pictures, region, edited, finishing)
 
 
@@ -104,7 +106,8 @@ def _put_back(pictures: Tensor, region: Region, edited: Edit, finishing: FinishO
     """The edit of a crop as one of the whole photo ``[1, H, W, 3]`` uint8."""
     grown, _ = feather_mask(edited.mask.binary.float(), finishing.grow, 0)
     _, alpha = feather_mask(grown.float(), SEAM, SEAM)
-    finished, unfinished = (_pasted(pictures, region, part, alpha) for part in (edited.picture, edited.unfinished))
+    finished = _pasted(pictures, region, edited.picture, alpha, finishing.grain)
+    unfinished = _pasted(pictures, region, edited.unfinished, alpha)
     masks = tuple(_marked(pictures, region, mask) for mask in edited.masks)
     return replace(edited, picture=finished, unfinished=unfinished, masks=masks)
 
@@ -117,9 +120,9 @@ def _marked(pictures: Tensor, region: Region, mask: InstantMask) -> InstantMask:
     return replace(mask, soft=soft, binary=binary > 0.5)
 
 
-def _pasted(pictures: Tensor, region: Region, crop: Picture, alpha: Tensor) -> Picture:
+def _pasted(pictures: Tensor, region: Region, crop: Picture, alpha: Tensor, grain: bool = False) -> Picture:
     photo = pictures.clone()
-    region.put_back(photo, torch.from_numpy(crop)[None].float() / 255, alpha)
+    region.put_back(photo, torch.from_numpy(crop)[None].float() / 255, alpha, grain)
     return photo[0].numpy()
 
 

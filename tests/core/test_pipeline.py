@@ -109,6 +109,22 @@ def test_matched_colours_bring_the_edge_of_the_finish_nearer_to_the_picture(
     assert np.array_equal(matched[:32], picture[:32])
 
 
+def test_the_finish_gets_the_grain_of_the_picture(model: EditModel) -> None:
+    noise = np.random.default_rng(2).normal(0, 6, (128, 128, 1))
+    grainy = np.broadcast_to(128 + noise.round(), (128, 128, 3)).astype(np.uint8)
+    mask = np.zeros((128, 128), bool)
+    mask[40:88, 40:88] = True
+    latent = model.encode([np.full_like(grainy, 128)])
+    options = FinishOptions(strength=0)
+    plain, after = (
+        finish(model, grainy, mask, latent, "a dog", options=replace(options, grain=grain)) for grain in (False, True)
+    )
+    spreads = [np.diff(picture.mean(-1), axis=1)[mask[:, 1:]].std() for picture in (grainy, plain, after)]
+    assert spreads[1] < 0.5 * spreads[0]
+    assert spreads[2] == pytest.approx(spreads[0], rel=0.2)
+    assert np.array_equal(after[~grown(mask, 8)], grainy[~grown(mask, 8)])
+
+
 @pytest.mark.parametrize("size", [(9, 200), (33, 47), (1, 1)])
 def test_any_picture_size_is_kept(model: EditModel, size: tuple[int, int]) -> None:
     result = edit(model, np.full((*size, 3), 90, np.uint8), "a dog", **FEW)

@@ -211,3 +211,17 @@ def test_matched_colours_bring_the_edge_nearer_to_the_picture_and_change_nothing
     errors = [(result - image).abs()[rim].mean() for result in (plain, matched)]
     assert errors[1] < errors[0]
     check(image, mask, matched)
+
+
+def test_grain_makes_a_finish_that_is_smoother_than_its_photo_as_grainy(finish):
+    image, mask = torch.full((1, 128, 128, 3), 0.5), torch.zeros(1, 128, 128)
+    image += 0.03 * torch.randn(1, 128, 128, 1, generator=torch.Generator().manual_seed(3))
+    mask[:, 40:88, 40:88] = 1
+    plain, grainy = (finish(image, mask, grain=grain, **BARELY) for grain in (False, True))
+    # from pixel to pixel, so that the edit's own colours do not count
+    before, without, after = (
+        picture.mean(-1).diff(dim=2)[mask[:, :, 1:] > 0].std() for picture in (image, plain, grainy)
+    )
+    assert without < 0.7 * before
+    assert after == pytest.approx(float(before), rel=0.2)
+    check(image, mask, grainy)

@@ -61,6 +61,19 @@ def test_a_tint_of_the_whole_crop_is_taken_off_at_the_edge_of_what_is_put_back(h
     assert torch.equal(matched[0][matched[1] == 0], photo[matched[1] == 0])
 
 
+def test_what_is_put_back_gets_the_grain_of_the_photo_at_the_photos_own_size(host, photo):
+    photo[..., :3] = 0.5 + 0.03 * torch.randn(601, 907, 1, generator=torch.Generator().manual_seed(4))
+    crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE), model=host.model)
+    inputs = {"image": photo, "area": area, "edited": torch.full_like(crop[..., :3], 0.5)}
+    (plain, painted), (grainy, same) = (host.run("InstDiffPutBack", **inputs, grain=grain) for grain in (False, True))
+    inside = mask_of(ONE) > 0
+    assert plain[..., :3].mean(-1)[inside].std() < 0.001
+    assert grainy[..., :3].mean(-1)[inside].std() == pytest.approx(0.03, rel=0.2)
+    assert torch.equal(painted, same)
+    assert torch.equal(grainy[painted == 0], photo[painted == 0])
+    assert torch.equal(grainy[..., 3], photo[..., 3])
+
+
 def test_a_mask_found_in_the_crop_says_what_is_put_back(host, photo):
     crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE), model=host.model)
     found = torch.zeros(1, 32, 32)
