@@ -42,3 +42,9 @@ def make_noise(image_latent: Tensor, seed: int) -> Tensor:
     """The noise of a seed, the same for every picture of a batch and on every device, like `image_latent`."""
     noise = torch.randn(image_latent.shape[1:], generator=torch.Generator().manual_seed(seed))
     return noise.to(image_latent).expand_as(image_latent)
+
+
+def make_opposed_noise(image_latent: Tensor, number: int) -> Tensor:
+    """The noise of a number, 0 and above: 0 and 1, 2 and 3, and so on are opposed, so that chance cancels in a mean."""
+    noise = make_noise(image_latent, number // 2)
+    return -noise if number % 2 else noise

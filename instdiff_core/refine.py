@@ -34,10 +34,7 @@ from .shape import shape_masks
 from .tokens import PromptWords, find_nearest_word, find_words
 
 FITS, CONTRADICTS = 0.95, 1.2
-"""Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes.
-
-The rest of a picture stays up to the first too (`rest`).
-"""
+"""Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
 
 PICTURE_RADIUS = 2
 """Latent pixels within which the finished mask follows the edges of the picture."""
@@ -315,7 +312,7 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, fo
     soft = follow(resize(place, size), evidence.image_latent, radius)
     soft = centre_threshold(rescale_to_unit(blur(soft, settings.blur)))
     if evidence.rest_ratio is not None:
-        unchanged = fits & (evidence.rest_ratio < FITS)
+        unchanged = fits & (evidence.rest_ratio < 1)
         soft = torch.where(unchanged[:, None, None], 0.0, soft)
     return soft, find_roles, fits
 

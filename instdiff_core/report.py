@@ -64,7 +64,10 @@ def describe_mask(
     pictures = range(len(mask.binary))
     lines = [_line(collect_facts(mask, record.words, convergence, picture), picture, remedy) for picture in pictures]
     if record.rest_ratio is not None and mask.fits.any():
-        lines.append(f"Whether the prompt fits the rest too was asked in {2 * NOISE_SAMPLES} more model evaluations.")
+        lines.append(
+            f"Whether the prompt fits the rest too was asked in {2 * NOISE_SAMPLES} more model evaluations, and in as "
+            "many again where that was in doubt."
+        )
     if record.rests_on_looks and settings.method == "change":
         lines.append(
             "The sampling begins with too much noise to show the picture, so the mask was found before it, in "

@@ -19,22 +19,30 @@ ALMOST_PURE = 14.0
 """Noise to signal when it is asked: that of the first steps that Stable Diffusion was trained on."""
 
 NOISE_SAMPLES = 4
+"""With how many noise samples it is asked, and with as many more in doubt."""
+
+DOUBT = 1.25
+"""In doubt is a ratio within this factor of 1."""
 
 Predict = Callable[[int], tuple[Tensor, Tensor]]
-"""The predictions with and without prompt, clean latents ``[B, C, h, w]``, of the picture with the noise of a seed."""
+"""The predictions with and without prompt, clean latents ``[B, C, h, w]``, of the picture with the noise of a number
+(`noise.make_opposed_noise`)."""
 
 
 def ask_about_rest(session: MaskSession, image_latent: Tensor, predict: Predict) -> None:
     """Where the mask of a sampled session is the rest of a picture, learn whether that is to change, and mask again.
 
-    `image_latent` ``[B or 1, C, h, w]`` is the latent of the picture, one for all noise samples of it. Costs
-    `NOISE_SAMPLES` times two predictions where there is such a mask, and nothing elsewhere. Waits for the device.
+    `image_latent` ``[B or 1, C, h, w]`` is the latent of the picture, one for all noise samples of it. Costs two
+    predictions for each noise sample where there is such a mask, and nothing elsewhere. Waits for the device.
     """
     if session.mask is None or not session.leaves_rest:
         return
     rest = session.mask
     errors = torch.zeros(2, len(rest), device=image_latent.device)
-    for seed in range(NOISE_SAMPLES):
-        distances = (torch.stack(predict(seed)) - image_latent).float().square().mean(2)
+    for number in range(2 * NOISE_SAMPLES):
+        ratio = errors[0] / errors[1].clamp(min=TINY)
+        if number == NOISE_SAMPLES and not ((ratio > 1 / DOUBT) & (ratio < DOUBT)).any():
+            break
+        distances = (torch.stack(predict(number)) - image_latent).float().square().mean(2)
         errors += (distances * rest).sum((-2, -1))
     session.answer_rest(errors[0] / errors[1].clamp(min=TINY))

@@ -15,6 +15,7 @@ from ..blend import keep_edits
 from ..evidence import Predictions
 from ..noise import NoiseLevel
 from ..noise import make_noise as make_shared_noise
+from ..noise import make_opposed_noise
 from .model import EditModel
 
 Progress = Callable[[int, int], None]
@@ -79,12 +80,12 @@ def make_noise(latent: Tensor, seeds: Sequence[int], noise_samples: int = 1) -> 
 
 
 def predict_at_almost_pure_noise(
-    model: EditModel, image_latent: Tensor, context: Tensor, seed: int
+    model: EditModel, image_latent: Tensor, context: Tensor, number: int
 ) -> tuple[Tensor, Tensor]:
     """`rest.Predict` for one picture ``[1, C, h, w]``, with the contexts ``[2, L, D]`` of a prompt and of none."""
     scheduler = _make_scheduler(model)
     step, level = _find_step(model, rest.ALMOST_PURE)
-    noisy = level.noised(image_latent, make_shared_noise(image_latent, seed))
+    noisy = level.noised(image_latent, make_opposed_noise(image_latent, number))
     outputs = model.predict(noisy.expand(2, -1, -1, -1), step, context)
     with_prompt, without = scheduler.step(outputs, step, noisy).pred_original_sample.split(1)
     return with_prompt, without

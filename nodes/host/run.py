@@ -20,7 +20,7 @@ from torch import Tensor
 from ...instdiff_core.blend import keep_edits
 from ...instdiff_core.evidence import AttentionRecord, Predictions
 from ...instdiff_core.look import look_at_picture
-from ...instdiff_core.noise import make_noise
+from ...instdiff_core.noise import make_noise, make_opposed_noise
 from ...instdiff_core.rest import ALMOST_PURE, ask_about_rest
 from ...instdiff_core.session import EditSessions
 from .edits import EditPredictions, SampledEdit
@@ -190,7 +190,7 @@ class InstantMaskRun:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._looking = True
         try:
-            self._guider(*self._noised(ratio, seed), **extra)
+            self._guider(*self._noised(ratio, make_noise(self._model_latent, seed)), **extra)
         finally:
             self._looking = False
 
@@ -200,11 +200,12 @@ class InstantMaskRun:
         for edit in filter(self._holds_everywhere, self._edits):
             ask_about_rest(edit.session, latent, partial(self._predict_at_almost_pure_noise, edit))
 
-    def _predict_at_almost_pure_noise(self, edit: SampledEdit, seed: int) -> tuple[Tensor, Tensor]:
+    def _predict_at_almost_pure_noise(self, edit: SampledEdit, number: int) -> tuple[Tensor, Tensor]:
         """`rest.Predict` for an edit."""
         conds = self._conditionings(edit)
+        noised = self._noised(ALMOST_PURE, make_opposed_noise(self._model_latent, number))
         with_prompt, without = comfy.samplers.calc_cond_batch(
-            self._guider.inner_model, conds, *self._noised(ALMOST_PURE, seed), self._guider.model_options
+            self._guider.inner_model, conds, *noised, self._guider.model_options
         )
         return drop_time(with_prompt), drop_time(without)
 
@@ -217,11 +218,11 @@ class InstantMaskRun:
         conds = self._conditionings(edit)
         return all(len(each) == 1 and not any(limit in each[0] for limit in LIMITS) for each in conds)
 
-    def _noised(self, ratio: float, seed: int) -> tuple[Tensor, Tensor]:
-        """The picture with the noise of a seed, `ratio` times as much as itself, and its sigma ``[B]``."""
+    def _noised(self, ratio: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The picture with `ratio` times as much of a noise sample as of itself, and its sigma ``[B]``."""
         sampling, latent = self._guider.inner_model.model_sampling, self._model_latent
         sigma = find_sigma(sampling, ratio).to(latent)
-        return sampling.noise_scaling(sigma, make_noise(latent, seed), latent), sigma.expand(len(latent))
+        return sampling.noise_scaling(sigma, noise, latent), sigma.expand(len(latent))
 
     def _check_areas(self, latent: Tensor) -> None:
         """Raises ``ValueError`` when the edit prompt is limited to a part of the picture.
