@@ -90,7 +90,8 @@ class Evidence:
     is the latent of the picture. `noise_mask` ``[B, H, W]`` bool is where the latent's own noise
     mask lets the sampler edit; None: everywhere. `rest_ratio` ``[B]`` says how well the prompt fits what the mask
     leaves to it (`rest.ask_about_rest`); None where that was not asked. A look at the picture before the
-    sampling (`look`) counts in `propagated` as much as the first step, or alone (`TOO_NOISY`).
+    sampling (`look`) counts in `propagated` as much as the first step, or alone (`TOO_NOISY`). `looks`, of the shape
+    of `propagated`, is the mean of all looks, where there were more after the sampling (`look.look_again`); else None.
     """
 
     first: Tensor
@@ -99,6 +100,7 @@ class Evidence:
     image_latent: Tensor
     noise_mask: Tensor | None = None
     rest_ratio: Tensor | None = None
+    looks: Tensor | None = None
 
     def shared(self) -> Evidence:
         """The mean over the batch, as a batch of one: for several noise samples of one picture.
@@ -107,8 +109,8 @@ class Evidence:
         """
         parts = self.first, self.maps, self.propagated, self.image_latent
         first, maps, propagated, image_latent = (part.mean(0, keepdim=True) for part in parts)
-        ratio = None if self.rest_ratio is None else self.rest_ratio.mean(0, keepdim=True)
-        return Evidence(first, maps, propagated, image_latent, rest_ratio=ratio)
+        ratio, looks = (None if part is None else part.mean(0, keepdim=True) for part in (self.rest_ratio, self.looks))
+        return Evidence(first, maps, propagated, image_latent, None, ratio, looks)
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,9 @@ class AttentionRecord:
     `maps` ``[steps, batch, 2 + words, h, w]``, `propagated` ``[steps, batch, 3 + words, h, w]`` and
     `image_latent` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
     model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`), and `scale`
-    the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool and `rest_ratio` ``[batch]`` are those of
-    `Evidence`. `look` ``[batch, 3 + words, h, w]`` is the mean of `propagated` over the looks at the picture before
-    the sampling (`look`); None where there were none. `remark` is a sentence on
+    the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool, `rest_ratio` ``[batch]`` and `looks`
+    ``[batch, 3 + words, h, w]`` are those of `Evidence`. `look`, of the same shape, is the mean of `propagated` over
+    the looks at the picture before the sampling (`look`); None where there were none. `remark` is a sentence on
     the sampling, for the report. `settings` are the edit's own, where it has any. Of several edits in one run this is
     the first, and `further` has the others.
     """
@@ -137,6 +139,7 @@ class AttentionRecord:
     further: tuple[AttentionRecord, ...] = ()
     rest_ratio: Tensor | None = None
     look: Tensor | None = None
+    looks: Tensor | None = None
 
     @staticmethod
     def joined(edits: Sequence[AttentionRecord]) -> AttentionRecord:
@@ -186,7 +189,8 @@ class AttentionRecord:
             sums.look.add(self.look.float())
         for maps, propagated, weight in zip(self.maps, self.propagated, self.weights, strict=True):
             sums.add(maps.float(), propagated.float(), weight)
-            yield sums.evidence(self.image_latent.float(), self.noise_mask, self.rest_ratio)
+            evidence = sums.evidence(self.image_latent.float(), self.noise_mask)
+            yield replace(evidence, rest_ratio=self.rest_ratio, looks=self.looks)
 
 
 class Recorder:
@@ -206,6 +210,8 @@ class Recorder:
         self._propagated: list[Tensor] = []
         self._sigmas: list[Tensor] = []
         self._sums = _Sums()
+        self._looks = _Mean()
+        self._looked_again = False
         self._signals: Tensor | None = None
         self._compared = False
         self._image_latent: Tensor | None = None
@@ -270,11 +276,16 @@ class Recorder:
         return True
 
     def close_look(self, level: NoiseLevel, predictions: Predictions) -> None:
-        """End a look at the picture, noised to `level`, before the first step."""
+        """End a look at the picture, noised to `level`, before the first step or after the last."""
         observed = self._observed(level, predictions)
-        if observed is not None:
-            self._sums.look.add(observed[1])
-            self._compared = self._compared or predictions.without_prompt is not None
+        if observed is None:
+            return
+        self._looks.add(observed[1])
+        if self._steps:
+            self._looked_again = True
+            return
+        self._sums.look.add(observed[1])
+        self._compared = self._compared or predictions.without_prompt is not None
 
     @property
     def rests_on_looks(self) -> bool:
@@ -311,7 +322,8 @@ class Recorder:
         """The evidence of all closed steps. Raises ``ValueError`` when there is none."""
         if self._image_latent is None:
             raise ValueError("no step has been recorded yet")
-        return self._sums.evidence(self._image_latent, self._noise_mask, self.rest_ratio)
+        evidence = self._sums.evidence(self._image_latent, self._noise_mask)
+        return replace(evidence, rest_ratio=self.rest_ratio, looks=self._all_looks)
 
     def freeze(self, words: PromptWords, scale: int) -> AttentionRecord:
         """Hand the record over, on the CPU. Raises ``ValueError`` when nothing was recorded."""
@@ -323,11 +335,18 @@ class Recorder:
         maps, propagated = (torch.stack(steps).cpu() for steps in (self._steps, self._propagated))
         sigmas = tuple(float(sigma) for sigma in torch.stack(self._sigmas).cpu())
         noise_mask = None if self._noise_mask is None else self._noise_mask.cpu()
-        rest_ratio, look = (None if each is None else each.cpu() for each in (self.rest_ratio, self._sums.look.value))
+        rest_ratio, look, looks = (
+            None if each is None else each.cpu() for each in (self.rest_ratio, self._sums.look.value, self._all_looks)
+        )
         return AttentionRecord(
             maps, propagated, self._image_latent.cpu(), words, sigmas, scale, noise_mask, rest_ratio=rest_ratio,
-            look=look,
+            look=look, looks=looks,
         )  # fmt: skip
+
+    @property
+    def _all_looks(self) -> Tensor | None:
+        """That of `Evidence`."""
+        return self._looks.value if self._looked_again else None
 
     def _read_words(self, kind: Kind) -> None:
         """Make the maps of the cross-attention layers of a kind."""
@@ -367,13 +386,13 @@ class _Sums:
         self._maps.add(maps)
         self._propagated.add(propagated, weight)
 
-    def evidence(self, image_latent: Tensor, noise_mask: Tensor | None, rest_ratio: Tensor | None) -> Evidence:
+    def evidence(self, image_latent: Tensor, noise_mask: Tensor | None) -> Evidence:
         """The evidence of the steps so far, of which there must be one."""
         maps, propagated = self._maps.value, self._propagated.value
         assert self._first is not None
         assert maps is not None
         assert propagated is not None
-        return Evidence(self._first, maps, propagated, image_latent, noise_mask, rest_ratio)
+        return Evidence(self._first, maps, propagated, image_latent, noise_mask)
 
 
 class _Mean:

@@ -37,10 +37,10 @@ def export_record(record: AttentionRecord, settings: Sequence[MaskSettings], pic
     """The record as a file, with the settings of each edit and the pictures ``[1 or batch, 3, H, W]`` in 0..1.
 
     Its tensors: for the edits, numbered from 0 on, `maps.0`, `propagated_maps.0`, `sigmas.0` and, where there is one,
-    `noise_mask.0` (bool), `rest_ratio.0` and `look.0`; for all of them `image_latent`, and, where there are any,
-    `pictures` ``[1 or batch, H, W, 3]``, which are rounded to bytes. Its metadata are JSON texts: `version`, `scale`,
-    and `edits`, a list with for each edit its `words` (texts), `start` (whether the prompt has a start token) and
-    `settings`.
+    `noise_mask.0` (bool), `rest_ratio.0`, `look.0` and `looks.0`; for all of them `image_latent`, and, where there are
+    any, `pictures` ``[1 or batch, H, W, 3]``, which are rounded to bytes. Its metadata are JSON texts: `version`,
+    `scale`, and `edits`, a list with for each edit its `words` (texts), `start` (whether the prompt has a start token)
+    and `settings`.
     """
     tensors = {"image_latent": record.image_latent}
     edits = []
@@ -56,6 +56,8 @@ def export_record(record: AttentionRecord, settings: Sequence[MaskSettings], pic
             tensors[f"rest_ratio.{number}"] = edit.rest_ratio
         if edit.look is not None:
             tensors[f"look.{number}"] = edit.look
+        if edit.looks is not None:
+            tensors[f"looks.{number}"] = edit.looks
         edits.append({"words": edit.words.texts, "start": bool(edit.words.start), "settings": asdict(own)})
     if pictures is not None:
         tensors["pictures"] = (pictures.movedim(1, -1) * 255).round().clamp(0, 255).byte()
@@ -147,6 +149,7 @@ def _checked_record(tensors: dict[str, Tensor], edit: dict[str, Any], scale: Any
         noise_mask=tensors.get("noise_mask"),
         rest_ratio=tensors.get("rest_ratio"),
         look=tensors.get("look"),
+        looks=tensors.get("looks"),
     )
 
 
@@ -167,8 +170,8 @@ def _check_shapes(tensors: dict[str, Tensor], words: int, scale: int) -> None:
         expected["noise_mask"] = [batch, *latent], (torch.bool,)
     if "rest_ratio" in tensors:
         expected["rest_ratio"] = [batch], FLOATS
-    if "look" in tensors:
-        expected["look"] = [batch, FIRST_PROPAGATED + words, *grid], FLOATS
+    for name in {"look", "looks"} & set(tensors):
+        expected[name] = [batch, FIRST_PROPAGATED + words, *grid], FLOATS
     if "pictures" in tensors:
         count = 1 if len(tensors["pictures"]) == 1 else batch
         expected["pictures"] = [count, *picture, 3], (torch.uint8,)

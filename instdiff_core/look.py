@@ -4,7 +4,8 @@ How much of a mask depends on the noise of one sampling is more than what most s
 the picture is noised to its level with other noise, and read as in a step that is not taken: the look counts as much
 as the first step. Where a sampling begins with so much noise that its first steps do not see the picture, and its
 later ones see the edit, the picture is looked at with less, and the looks count alone: the mask does not depend on the
-strength (docs/method.md, 3.1).
+strength (docs/method.md, 3.1). After a sampling that leaves it in doubt whether the prompt contradicts the picture, it
+is looked at again (docs/method.md, 5.2).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ LEVEL = 1.2
 LOOKS = 2
 """How often the picture is looked at then, each time with other noise."""
 
+LOOKS_IN_DOUBT = 4
+"""How often in all where the mask is in doubt."""
+
 Look = Callable[[float, int], None]
 """Noises the pictures, so that there is so much noise to signal, with the noise of a seed, and shows the sessions what
 the model makes of them (`EditSessions.look`)."""
@@ -33,10 +37,25 @@ def look_at_picture(sessions: Sequence[EditSessions], first: NoiseLevel, look: L
     """
     if not any(session.is_found_by_change for edits in sessions for session in edits.sessions):
         return False
-    ratio = float(first.ratio)
-    if ratio <= TOO_NOISY:
-        look(ratio, 0)
-        return True
-    for seed in range(LOOKS):
-        look(LEVEL, seed)
+    ratio, looks = _plan(first)
+    for seed in range(looks):
+        look(ratio, seed)
     return True
+
+
+def look_again(sessions: Sequence[EditSessions], first: NoiseLevel, look: Look) -> None:
+    """Look on after a sampling that was looked at from `first`, where it left a mask in doubt.
+
+    Costs as many steps as there are looks. Waits for the device.
+    """
+    if not any(session.is_in_doubt for edits in sessions for session in edits.sessions):
+        return
+    ratio, looks = _plan(first)
+    for seed in range(looks, LOOKS_IN_DOUBT):
+        look(ratio, seed)
+
+
+def _plan(first: NoiseLevel) -> tuple[float, int]:
+    """How much noise to signal looks have, and how many there are before the first step."""
+    ratio = float(first.ratio)
+    return (ratio, 1) if ratio <= TOO_NOISY else (LEVEL, LOOKS)

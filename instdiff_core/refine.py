@@ -34,7 +34,10 @@ from .shape import shape_masks
 from .tokens import PromptWords, find_nearest_word, find_words
 
 FITS, CONTRADICTS = 0.95, 1.2
-"""Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
+"""Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes.
+
+The rest of a picture stays up to the first too (`rest`).
+"""
 
 PICTURE_RADIUS = 2
 """Latent pixels within which the finished mask follows the edges of the picture."""
@@ -47,6 +50,9 @@ SETTLED = 0.95
 
 FITTING = 1.06
 """The ratio below which the prompt fits a place that stands out: one, and what noise adds to it."""
+
+DOUBTFUL = 1.12
+"""The ratio up to which a place that stands out may be contradicted by chance alone."""
 
 SALIENT = 0.5
 """The part of the largest change that makes a place salient."""
@@ -162,7 +168,7 @@ def _find(evidence: Evidence, words: PromptWords, settings: MaskSettings, follow
     if settings.share:
         evidence = evidence.shared()
     if settings.method == "change":
-        return _by_change(evidence, chosen, settings, follow)
+        return _by_change(_settle_doubt(evidence), chosen, settings, follow)
     return _by_attention(evidence, chosen, settings)
 
 
@@ -284,18 +290,43 @@ def _explains(ratio: Tensor) -> Tensor:
     return (1 - ratio).clamp(min=0)
 
 
+def is_in_doubt(evidence: Evidence) -> Tensor:
+    """Whether the prompt contradicts what stands out in the picture so little that it may be chance, ``[B]`` bool."""
+    peak = _peak(*_salient_and_ratio(evidence))
+    return (peak >= FITTING) & (peak < DOUBTFUL)
+
+
+def _settle_doubt(evidence: Evidence) -> Evidence:
+    """The evidence of all looks alone, where they find that the prompt fits a picture in doubt."""
+    if evidence.looks is None:
+        return evidence
+    of_looks = replace(evidence, propagated=evidence.looks, looks=None)
+    chance = is_in_doubt(evidence) & (_peak(*_salient_and_ratio(of_looks)) < FITTING)
+    return replace(of_looks, propagated=torch.where(chance[:, None, None, None], evidence.looks, evidence.propagated))
+
+
+def _salient_and_ratio(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """`_change_and_ratio`, the change from 0 to 1."""
+    change, ratio = _change_and_ratio(evidence)
+    return rescale_to_unit(change), ratio
+
+
+def _peak(salient: Tensor, ratio: Tensor) -> Tensor:
+    """The largest ratio of what stands out ``[B]``; 0 where nothing does."""
+    return torch.where(salient >= SALIENT, ratio, 0.0).amax((-2, -1))
+
+
 def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, follow: FollowEdges) -> Found:
     """Where the prompt would change the picture and contradicts it; where it contradicts nothing, all the rest.
 
     Nothing, where it fits the rest too.
     """
-    change, ratio = _change_and_ratio(evidence)
-    salient = rescale_to_unit(change)
+    salient, ratio = _salient_and_ratio(evidence)
     contradicts, explained = _contradicts(ratio), _explains(ratio)
     # where nothing is explained, what stands out is kept
     explained = torch.where(explained.amax((-2, -1), keepdim=True) > 0, explained, 1.0)
     contradicted, fitting = rescale_to_unit(salient * torch.stack([contradicts, explained]))
-    fits = torch.where(salient >= SALIENT, ratio, 0.0).amax((-2, -1)) < FITTING
+    fits = _peak(salient, ratio) < FITTING
     # a constant map says nothing: it fits, but leaves no rest
     fits = fits & (salient.amax((-2, -1)) > 0)
     place = torch.where(fits[:, None, None], 1 - fitting, contradicted)
@@ -312,7 +343,7 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, fo
     soft = follow(resize(place, size), evidence.image_latent, radius)
     soft = centre_threshold(rescale_to_unit(blur(soft, settings.blur)))
     if evidence.rest_ratio is not None:
-        unchanged = fits & (evidence.rest_ratio < 1)
+        unchanged = fits & (evidence.rest_ratio < FITS)
         soft = torch.where(unchanged[:, None, None], 0.0, soft)
     return soft, find_roles, fits
 

@@ -89,10 +89,11 @@ class Refinery:
         if self.settings.share:
             return evidence.shared()
         one = slice(number, number + 1)
-        ratio = None if evidence.rest_ratio is None else evidence.rest_ratio[one]
+        ratio, looks = (None if part is None else part[one] for part in (evidence.rest_ratio, evidence.looks))
         return Evidence(
-            evidence.first[one], evidence.maps[one], evidence.propagated[one], evidence.image_latent[one], None, ratio
-        )
+            evidence.first[one], evidence.maps[one], evidence.propagated[one], evidence.image_latent[one], None, ratio,
+            looks,
+        )  # fmt: skip
 
     def _picture_of(self, number: int) -> Tensor | None:
         """The picture whose edges a mask follows, ``[1, 3, H, W]`` float32 in 0..1."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .evidence import AttentionRecord
-from .look import LOOKS
+from .look import LOOKS, LOOKS_IN_DOUBT
 from .options import MaskSettings
 from .refine import Convergence, InstantMask, trace_convergence
 from .rest import NOISE_SAMPLES
@@ -72,6 +72,12 @@ def describe_mask(
         lines.append(
             "The sampling begins with too much noise to show the picture, so the mask was found before it, in "
             f"{2 * LOOKS} more model evaluations."
+        )
+    if record.looks is not None and settings.method == "change":
+        before = LOOKS if record.rests_on_looks else 1
+        lines.append(
+            "The prompt contradicts the picture so little that it may be chance: the picture was looked at again, in "
+            f"{2 * (LOOKS_IN_DOUBT - before)} more model evaluations."
         )
     return "\n".join([*lines, record.remark] if record.remark else lines)
 

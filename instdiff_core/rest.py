@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .maps import TINY
+from .refine import FITS
 from .session import MaskSession
 
 ALMOST_PURE = 14.0
@@ -22,7 +23,7 @@ NOISE_SAMPLES = 4
 """With how many noise samples it is asked, and with as many more in doubt."""
 
 DOUBT = 1.25
-"""In doubt is a ratio within this factor of 1."""
+"""In doubt is a ratio within this factor of the limit, `refine.FITS`."""
 
 Predict = Callable[[int], tuple[Tensor, Tensor]]
 """The predictions with and without prompt, clean latents ``[B, C, h, w]``, of the picture with the noise of a number
@@ -41,7 +42,7 @@ def ask_about_rest(session: MaskSession, image_latent: Tensor, predict: Predict)
     errors = torch.zeros(2, len(rest), device=image_latent.device)
     for number in range(2 * NOISE_SAMPLES):
         ratio = errors[0] / errors[1].clamp(min=TINY)
-        if number == NOISE_SAMPLES and not ((ratio > 1 / DOUBT) & (ratio < DOUBT)).any():
+        if number == NOISE_SAMPLES and not ((ratio > FITS / DOUBT) & (ratio < FITS * DOUBT)).any():
             break
         distances = (torch.stack(predict(number)) - image_latent).float().square().mean(2)
         errors += (distances * rest).sum((-2, -1))

@@ -12,7 +12,7 @@ from .evidence import AttentionRecord, Evidence, Predictions, Recorder
 from .maps import KeptFilters
 from .noise import NoiseLevel
 from .options import MaskSettings
-from .refine import InstantMask, refine, refine_area, resize_mask
+from .refine import InstantMask, is_in_doubt, refine, refine_area, resize_mask
 from .tokens import PromptWords
 
 
@@ -84,13 +84,23 @@ class MaskSession:
         return self._settings is not None and self._settings.method == "change"
 
     def look(self, level: NoiseLevel, predictions: Predictions) -> None:
-        """`Recorder.close_look`."""
+        """`Recorder.close_look`; after the sampling make the mask again."""
         self._recorder.close_look(level, predictions)
+        if self.observed_steps:
+            self._find_mask()
 
     @property
     def is_steady(self) -> bool:
         """Whether no step changes the mask: it is given, or that of looks alone. Waits for the device."""
         return self._settings is None or self._recorder.rests_on_looks
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether what any picture's mask rests on may be chance (`refine.is_in_doubt`). Waits for the device."""
+        if self._settings is None or not self.is_found_by_change or self._settings.target or not self.observed_steps:
+            return False
+        evidence = self._recorder.evidence()
+        return bool(is_in_doubt(evidence.shared() if self._settings.share else evidence).any())
 
     @property
     def leaves_rest(self) -> bool:

@@ -13,9 +13,8 @@ from torch import Tensor
 from .. import rest
 from ..blend import keep_edits
 from ..evidence import Predictions
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, make_opposed_noise
 from ..noise import make_noise as make_shared_noise
-from ..noise import make_opposed_noise
 from .model import EditModel
 
 Progress = Callable[[int, int], None]

@@ -19,7 +19,7 @@ from ..blend import feather_mask, match_colours, paste
 from ..edits import find_others_pixels, join_masks, part_masks
 from ..evidence import AttentionRecord, Predictions
 from ..grain import add_grain
-from ..look import look_at_picture
+from ..look import look_again, look_at_picture
 from ..noise import NoiseLevel
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings, SamplingOptions
 from ..refine import InstantMask, WordRoles
@@ -247,9 +247,9 @@ def _sample(
     noise = make_noise(image_latents, seeds, noise_samples)
     with reader.reading(observe, len(texts)):
         look_at_picture(sessions, schedule.levels[0], look)
-        return denoise(
-            schedule, repeated, repeated, noise, contexts, options.cfg, masks_of_step, progress
-        )[::noise_samples]  # fmt: skip
+        latents = denoise(schedule, repeated, repeated, noise, contexts, options.cfg, masks_of_step, progress)
+        look_again(sessions, schedule.levels[0], look)
+    return latents[::noise_samples]
 
 
 def _keep_what_fits(
@@ -259,7 +259,10 @@ def _keep_what_fits(
     texts: Sequence[Sequence[str]],
     sessions: Sequence[EditSessions],
 ) -> Tensor:
-    """The sampled latents ``[pictures, C, h, w]``, with the picture where `ask_about_rest` finds nothing to change."""
+    """The sampled latents ``[pictures, C, h, w]``, with the picture outside of the masks that are final.
+
+    These are others where it was looked at again, and where `ask_about_rest` finds nothing to change.
+    """
     context = encode_prompts(model, texts)
     for number, of_picture in enumerate(sessions):
         image_latent = image_latents[number : number + 1]

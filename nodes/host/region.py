@@ -47,6 +47,7 @@ class RegionSampling:
         self._frame: Frame | None = None
         self._size: tuple[int, int] = (0, 0)
         self._steps = self._cut_steps = 0
+        self._ended = False
 
     def install(self, options: dict[str, Any]) -> None:
         """Put the hook into the model options of the sampling, where there is nothing in its way."""
@@ -65,6 +66,10 @@ class RegionSampling:
             self._frame = frame_masks(session.mask, margin, self._unit)
             if self._frame is None:
                 self._obstacle = "the surroundings of the mask are most of the picture"
+
+    def end(self) -> None:
+        """Compute the whole picture again, after the last step."""
+        self._ended = True
 
     def remark(self) -> str:
         """What the report says."""
@@ -89,7 +94,7 @@ class RegionSampling:
         control: dict[str, list[Tensor | None]] | None = None, *args: Any, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
         """DIFFUSION_MODEL: a call on the whole latent, on the region alone."""
-        if self._frame is None or tuple(x.shape[-2:]) != self._size:
+        if self._frame is None or self._ended or tuple(x.shape[-2:]) != self._size:
             return executor(x, timesteps, context, y, control, *args, **kwargs)
         if control is not None:
             control = {name: [self._cut(hint) for hint in hints] for name, hints in control.items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...instdiff_core.blend import keep_edits
 from ...instdiff_core.evidence import AttentionRecord, Predictions
-from ...instdiff_core.look import look_at_picture
+from ...instdiff_core.look import look_again, look_at_picture
 from ...instdiff_core.noise import make_noise, make_opposed_noise
 from ...instdiff_core.rest import ALMOST_PURE, ask_about_rest
 from ...instdiff_core.session import EditSessions
@@ -167,26 +167,30 @@ class InstantMaskRun:
             callback = outline_previews(callback, latent_format, lambda: self.session.mask, self._model_latent)
         # before sampling: uni_pc writes into the sigmas
         leaves_noise = float(sigmas[-1]) > 0
-        if not goes_on:
-            self._look_at_picture(sigmas[0], extra)
+        first = find_noise_level(self._guider.inner_model.model_sampling, sigmas[0])
+        look = partial(self._look, dict(extra))  # what the sampler adds is not for a guider
+        looked = not goes_on and self._can_look and look_at_picture([self.session], first, look)
+        if self._noisy and not goes_on and not looked:
+            warn_of_noise(self._guider.model_patcher, sigmas[0])
         samples: Tensor = executor(guider, sigmas, extra, callback, noise, latent, *args, **kwargs)
+        if self._region is not None:
+            self._region.end()
+        if looked and not leaves_noise:
+            look_again([self.session], first, look)
         if self._asks and not leaves_noise:
             self._ask_about_rest()
         return samples
 
-    def _look_at_picture(self, sigma: Tensor, extra: dict[str, Any]) -> None:
-        """`look_at_picture` before a sampling from `sigma` on, or a warning where it is not possible.
+    @property
+    def _can_look(self) -> bool:
+        """Whether `look_at_picture` is possible."""
+        return self._looks and all(map(self._holds_everywhere, self._edits))
+
+    def _look(self, extra: dict[str, Any], ratio: float, seed: int) -> None:
+        """`look.Look`, a step that is not taken: the guider predicts, and the sessions look (`_predict_noise`).
 
         `extra` is what samplers give the guider beside the latent and its sigma.
         """
-        first = find_noise_level(self._guider.inner_model.model_sampling, sigma)
-        can_look = self._looks and all(map(self._holds_everywhere, self._edits))
-        looked = can_look and look_at_picture([self.session], first, partial(self._look, extra))
-        if self._noisy and not looked:
-            warn_of_noise(self._guider.model_patcher, sigma)
-
-    def _look(self, extra: dict[str, Any], ratio: float, seed: int) -> None:
-        """`look.Look`, a step that is not taken: the guider predicts, and the sessions look (`_predict_noise`)."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._looking = True
         try:

@@ -14,9 +14,10 @@ import torch
 from instdiff_core.export import export_record, import_record
 from instdiff_core.look import LOOKS
 from instdiff_core.metrics import iou
+from instdiff_core.mini.scenes import compose
 from instdiff_core.options import PRESETS, FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Edit, EditModel, edit, load_mini
-from instdiff_core.refine import refine_record
+from instdiff_core.refine import is_in_doubt, refine_record
 from instdiff_core.report import describe_mask
 
 STEPS = 2
@@ -127,3 +128,28 @@ def test_the_report_says_what_the_look_cost_and_advises_no_lower_denoise(edits: 
     assert f"found before it, in {2 * LOOKS} more model evaluations" in strong
     assert "lower denoise" not in strong
     assert "before it" not in weak
+
+
+@pytest.fixture(scope="module")
+def doubted(model: EditModel) -> tuple[Edit, np.ndarray]:
+    """A car on sand that is to stand on water, and all but the car."""
+    picture, masks = compose(np.random.default_rng(1), ["car"], "sand")
+    return edited(model, picture, 0.8, "a car on the water"), ~masks[0]
+
+
+def test_what_may_be_contradicted_by_chance_is_looked_at_again(doubted: tuple[Edit, np.ndarray]) -> None:
+    edit, rest = doubted
+    assert bool(is_in_doubt(replace(edit.record, looks=None).evidence()))
+    assert likeness(edit, rest) > 0.9
+    assert "looked at again" in describe_mask(edit.mask, edit.record, PRESETS["default"])
+
+
+def test_a_record_and_its_file_keep_the_looks_after_the_sampling(doubted: tuple[Edit, np.ndarray]) -> None:
+    record = doubted[0].record
+    loaded, *_ = import_record(export_record(record, [PRESETS["default"]]))
+    assert torch.equal(refine_record(loaded, PRESETS["default"]).soft, refine_record(record, PRESETS["default"]).soft)
+
+
+def test_a_picture_without_doubt_is_looked_at_once(edits: Any) -> None:
+    assert edits[0.5].record.looks is None
+    assert "looked at again" not in describe_mask(edits[0.5].mask, edits[0.5].record, PRESETS["default"])

@@ -154,6 +154,15 @@ def test_no_look_is_taken(host, latent, calls, sample: Callable[..., Any]):
     assert "before it" not in host.run("InstDiffRefineMask", attention=record)[2]
 
 
+@pytest.mark.parametrize("region", ["off", "auto"])
+def test_what_may_be_contradicted_by_chance_is_looked_at_again(host, region):
+    latent, car = host.scene("car", "sand", seed=1)
+    positive, settings = host.prompt("a car on the water"), host.settings(region=region)
+    mask, attention = host.edit(latent, positive=positive, settings=settings, **STRONG)[1:]
+    assert host.iou(mask, ~car) > 0.9
+    assert "looked at again" in host.run("InstDiffRefineMask", attention=attention)[2]
+
+
 def test_a_look_that_fails_leaves_nothing(host, scene, strong):
     first = host.model.model.diffusion_model.input_blocks[0][0]
 
