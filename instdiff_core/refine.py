@@ -30,6 +30,7 @@ from .maps import (
 )
 from .metrics import iou
 from .options import MaskSettings, MaskShape
+from .rim import lower_rims
 from .shape import shape_masks
 from .tokens import PromptWords, find_nearest_word, find_words
 
@@ -196,15 +197,17 @@ def resize_mask(
 ) -> InstantMask:  # fmt: skip
     """The mask brought to another size ``(H, W)``: the soft mask resized, cut at the threshold again, and cleaned.
 
-    The method "change" follows the edges of `picture` ``[B or 1, 3, H, W]``, where one is given,
-    and finds its cut again. Last, what is outside a `noise_mask` ``[B, h, w]`` bool of any size goes.
+    The method "change" follows the edges of `picture` ``[B or 1, 3, H, W]`` in 0..1, where one is given, finds its
+    cut again, and lowers what of a mask clearly shows nothing but its surroundings (`rim`). Last, what is outside a
+    `noise_mask` ``[B, h, w]`` bool of any size goes.
     """
     if settings.method == "change":
         if picture is None:
-            soft = resize(mask.soft, size)
+            soft = centre_threshold(resize(mask.soft, size))
         else:
-            soft = follow(mask.soft, picture.to(mask.soft).expand(len(mask.soft), -1, -1, -1), PICTURE_RADIUS)
-        soft = centre_threshold(soft)
+            pictures = picture.to(mask.soft).expand(len(mask.soft), -1, -1, -1)
+            soft = centre_threshold(follow(mask.soft, pictures, PICTURE_RADIUS))
+            soft = lower_rims(soft, pictures, ~mask.fits)
     else:
         soft = resize(mask.soft, size)
     binary = clean_masks(soft >= settings.threshold, settings.min_area)
