@@ -8,7 +8,7 @@ from typing import Any
 from .evidence import AttentionRecord
 from .look import LOOKS, LOOKS_IN_DOUBT
 from .options import MaskSettings
-from .refine import Convergence, InstantMask, trace_convergence
+from .refine import Convergence, InstantMask, is_in_doubt, trace_convergence
 from .rest import NOISE_SAMPLES
 from .tokens import PromptWords
 
@@ -73,7 +73,9 @@ def describe_mask(
             "The sampling begins with too much noise to show the picture, so the mask was found before it, in "
             f"{2 * LOOKS} more model evaluations."
         )
-    if record.looks is not None and settings.method == "change":
+    looked_again = record.looks is not None and settings.method == "change" and not settings.target
+    # others of the batch may have been in doubt
+    if looked_again and is_in_doubt(record.evidence()).any():
         before = LOOKS if record.rests_on_looks else 1
         lines.append(
             "The prompt contradicts the picture so little that it may be chance: the picture was looked at again, in "
