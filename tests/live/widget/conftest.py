@@ -43,15 +43,16 @@ class Held:
         self.page.evaluate("letThrough()")
 
 
-NUMBERS = itertools.count(1)
+STEPS = itertools.count(1000)
+"""More than a run has: all of its steps are meant, and the node has to run again."""
 
 
 @pytest.fixture
 def opened(frontend):
-    """``opened(prompt)``: the editor after a run."""
+    """``opened(prompt, steps)``: the editor after a run."""
 
-    def run(prompt="a red car on the grass"):
-        frontend.load(workflow(prompt))
+    def run(prompt="a red car on the grass", steps=0):
+        frontend.load(workflow(prompt, steps))
         frontend.run()
         editor = Editor(frontend)
         editor.show()
@@ -68,7 +69,7 @@ def editor(opened):
 @pytest.fixture
 def fresh_editor(opened):
     """The editor after a run about which the page has asked nothing yet."""
-    return opened(f"a red car on the grass, {next(NUMBERS)}")
+    return opened(steps=next(STEPS))
 
 
 @pytest.fixture

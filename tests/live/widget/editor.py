@@ -7,10 +7,13 @@ import re
 import urllib.parse
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.live.frontend import template
 
+ANY_RENDERER = pytest.mark.parametrize("page", ["vue"], indirect=True)
+"""For a test of what the element does by itself, which is the same in either renderer."""
 NODE = "InstDiffRefineMask"
 WAITING = "Queue the workflow to see the mask here."
 TOLERANCE = 0.002
@@ -156,11 +159,11 @@ def sampled(count, of):
     return ((np.arange(count) + 0.5) * of / count).astype(int)
 
 
-def workflow(prompt="a red car on the grass"):
-    """The template retune_mask with few steps, and one Refine Instant Mask that has room."""
+def workflow(prompt="a red car on the grass", steps=0):
+    """The template retune_mask with few steps, and one Refine Instant Mask, of so many of them, that has room."""
     saved = json.loads(template("retune_mask").read_text(encoding="utf-8"))
     kept, *others = (node for node in saved["nodes"] if node["type"] == NODE)
-    kept.update(title=NODE, pos=[1400, 1600], size=[420, 820], widgets_values=[0, 0, ""], properties={})
+    kept.update(title=NODE, pos=[1400, 1600], size=[420, 820], widgets_values=[steps, 0, ""], properties={})
     gone = {node["id"] for node in others} | {node["id"] for node in saved["nodes"] if node["type"] == "PreviewAny"}
     saved["nodes"] = [node for node in saved["nodes"] if node["id"] not in gone]
     saved["links"] = [link for link in saved["links"] if not gone & {link[1], link[3]}]

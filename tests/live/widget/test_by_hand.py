@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.live.widget.editor import edit
+from tests.live.widget.editor import ANY_RENDERER, edit
 
 ACROSS = [(0.02, 0.5), (0.98, 0.5)]
 """A stroke through the whole picture, which parts any mask in the middle of it."""
@@ -59,6 +59,7 @@ def test_what_is_painted_and_erased_is_in_the_next_runs_mask(frontend, editor):
     assert editor.matches(frontend.run())
 
 
+@ANY_RENDERER
 def test_corrections_are_undone_done_again_and_cleared(editor):
     states = [editor.drawing()]
     editor.tool("Paint")
@@ -95,6 +96,7 @@ def test_a_click_on_a_part_drops_it_and_another_keeps_it(frontend, parted):
     assert parted.parts.nth(1).get_attribute("aria-pressed") == "true"
 
 
+@ANY_RENDERER
 def test_a_dropped_part_stays_dropped_at_other_thresholds_and_after_a_reload(frontend, cut_in_two):
     editor = cut_in_two
     editor.parts.last.click()
@@ -188,6 +190,7 @@ def test_a_finger_draws(frontend, editor):
     assert len(json.loads(editor.corrections)["0"]) == 1
 
 
+@ANY_RENDERER
 def test_strokes_stay_with_other_words_and_other_runs(frontend, editor):
     editor.tool("Paint")
     editor.draw((0.1, 0.1), (0.9, 0.1))
@@ -208,6 +211,7 @@ def two_pictures(frontend):
     )
 
 
+@ANY_RENDERER
 def test_every_picture_of_a_batch_is_corrected_by_itself(frontend, editor):
     two_pictures(frontend)
     frontend.run()
@@ -223,7 +227,7 @@ def test_every_picture_of_a_batch_is_corrected_by_itself(frontend, editor):
     assert editor.matches(run, 0)
 
 
-@pytest.mark.parametrize("page", ["vue"], indirect=True)  # the same element in either renderer
+@ANY_RENDERER
 def test_a_stroke_belongs_to_the_picture_that_is_seen_and_not_to_one_on_its_way(frontend, editor, hold):
     two_pictures(frontend)
     frontend.run()
@@ -244,6 +248,7 @@ def test_a_stroke_belongs_to_the_picture_that_is_seen_and_not_to_one_on_its_way(
     assert list(json.loads(editor.corrections)) == ["0"]
 
 
+@ANY_RENDERER
 def test_grow_smooth_and_fill_holes_show_at_once(frontend, editor):
     editor.tool("Erase")
     editor.node.set("grow", 12)
@@ -255,6 +260,7 @@ def test_grow_smooth_and_fill_holes_show_at_once(frontend, editor):
     assert editor.matches(frontend.run())
 
 
+@ANY_RENDERER
 def test_when_there_is_no_room_for_more_the_editor_says_so(editor):
     dots = [["add", [each, each, 1]] for each in range(1000, 1600)]
     editor.node.set("corrections", json.dumps({"0": dots}, separators=(",", ":"))[:9990])
@@ -270,6 +276,7 @@ def test_when_there_is_no_room_for_more_the_editor_says_so(editor):
     assert not editor.element.get_by_role("alert").is_visible()
 
 
+@ANY_RENDERER
 def test_corrections_that_cannot_be_read_count_as_none_and_can_be_cleared(editor):
     area = editor.area()
     editor.node.set("corrections", '{"0": [["add", "everything"]]}')
@@ -284,6 +291,7 @@ def test_the_corrections_themselves_are_not_shown(frontend, editor):
     assert editor.node.evaluate("node.widgets.find(each => each.name === 'corrections').hidden")
 
 
+@ANY_RENDERER
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_parts_and_tools_have_no_accessibility_faults(frontend, parted, theme):
     from axe_playwright_python.sync_playwright import Axe
@@ -298,6 +306,7 @@ def test_parts_and_tools_have_no_accessibility_faults(frontend, parted, theme):
     assert not results.response["violations"], results.generate_report()
 
 
+@ANY_RENDERER
 def test_a_dropped_part_is_seen_but_is_not_mask(parted):
     before = parted.drawing()
     parted.parts.nth(1).click()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.live.widget.editor import NODE, WAITING, Editor, edit, workflow
+from tests.live.widget.editor import ANY_RENDERER, NODE, WAITING, Editor, edit, workflow
 
 
 def test_typing_in_the_inputs_moves_the_editor(editor):
@@ -86,6 +86,7 @@ def test_the_mask_is_not_shown_again_below_the_editor(frontend, editor):
         assert not editor.node.element.locator("img").count()
 
 
+@ANY_RENDERER
 @pytest.mark.parametrize(
     "run",
     [
@@ -130,6 +131,7 @@ def two_edits(frontend):
     return editor
 
 
+@ANY_RENDERER
 def test_all_edits_of_a_run_are_shown_or_one_by_its_button(frontend, two_edits):
     editor = two_edits
     edits = editor.element.get_by_role("toolbar", name="Edit whose mask is shown").get_by_role("button")
@@ -147,6 +149,7 @@ def test_all_edits_of_a_run_are_shown_or_one_by_its_button(frontend, two_edits):
     assert editor.matches(frontend.run())
 
 
+@ANY_RENDERER
 def test_what_is_done_with_all_edits_is_done_by_the_next_run(frontend, two_edits):
     editor = two_edits
     editor.word("frog").click()

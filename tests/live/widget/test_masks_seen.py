@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from tests.live.widget.editor import WAITING, Editor, edit, workflow
+from tests.live.widget.editor import ANY_RENDERER, WAITING, Editor, edit, workflow
 
 
 def test_before_a_run_the_editor_says_how_to_get_a_mask(frontend):
@@ -29,6 +29,7 @@ def test_what_is_seen_is_what_the_next_run_gives(frontend, editor):
     assert editor.matches(frontend.run())
 
 
+@ANY_RENDERER
 def test_what_is_seen_is_what_the_next_run_gives_far_from_the_server_too(frontend, editor, far_away):
     editor.threshold.fill("0.4")
     editor.word("grass").click()
@@ -39,6 +40,7 @@ def test_what_is_seen_is_what_the_next_run_gives_far_from_the_server_too(fronten
     assert editor.matches(frontend.run())
 
 
+@ANY_RENDERER
 def test_until_the_next_mask_is_there_the_last_one_stays_and_the_threshold_moves(fresh_editor, held):
     before = fresh_editor.drawing()
     fresh_editor.word("grass").click()
@@ -52,6 +54,7 @@ def test_until_the_next_mask_is_there_the_last_one_stays_and_the_threshold_moves
     assert held.questions("words") == [["grass"]]
 
 
+@ANY_RENDERER
 def test_of_many_clicks_the_last_one_counts_and_those_between_are_not_asked_for(frontend, fresh_editor, held):
     before = fresh_editor.drawing()
     for word in ("grass", "car", "red", "grass"):
@@ -68,6 +71,7 @@ def test_of_many_clicks_the_last_one_counts_and_those_between_are_not_asked_for(
     assert fresh_editor.matches(frontend.run())
 
 
+@ANY_RENDERER
 def test_scrubbing_shows_steps_on_the_way_and_ends_at_the_last(frontend, fresh_editor, held):
     before = fresh_editor.drawing()
     for step in "123":
@@ -83,6 +87,7 @@ def test_scrubbing_shows_steps_on_the_way_and_ends_at_the_last(frontend, fresh_e
     assert fresh_editor.matches(frontend.run())
 
 
+@ANY_RENDERER
 def test_an_answer_about_the_run_before_is_dropped(frontend, fresh_editor, held):
     fresh_editor.word("grass").click()
     frontend.settle()
@@ -94,6 +99,7 @@ def test_an_answer_about_the_run_before_is_dropped(frontend, fresh_editor, held)
     assert fresh_editor.step.get_attribute("aria-valuetext") == "4 of 4"
 
 
+@ANY_RENDERER
 def test_the_editor_works_while_the_server_samples(frontend, fresh_editor):
     editor, before, area = fresh_editor, fresh_editor.drawing(), fresh_editor.area()
     steps = "node('InstDiffMaskedSampler').widgets.find(each => each.name === 'steps').value"
@@ -114,6 +120,7 @@ def test_the_editor_works_while_the_server_samples(frontend, fresh_editor):
     frontend.console.clear()
 
 
+@ANY_RENDERER
 def test_when_the_record_is_gone_the_editor_says_how_to_get_a_mask(frontend, editor):
     name = editor.node.evaluate("node.properties.instdiff_record.record.filename")
     (frontend.server.log_file.parent / "temp" / name).unlink()
@@ -126,6 +133,7 @@ def test_when_the_record_is_gone_the_editor_says_how_to_get_a_mask(frontend, edi
     assert editor.word("car").get_attribute("aria-pressed") == "true"
 
 
+@ANY_RENDERER
 def test_every_picture_of_a_batch_has_its_mask(frontend, editor):
     edit(
         frontend,
@@ -143,6 +151,7 @@ def test_every_picture_of_a_batch_has_its_mask(frontend, editor):
     assert not editor.matches(run, 0)
 
 
+@ANY_RENDERER
 def test_without_a_picture_the_mask_is_grey(frontend, editor):
     edit(frontend, "const mask = node('InstDiffRefineMask'); mask.disconnectInput(mask.findInputSlot('image'))")
     frontend.run()

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from tests.live.widget.editor import NODE, workflow
+from tests.live.widget.editor import ANY_RENDERER, NODE, workflow
 
 
+@ANY_RENDERER
 def test_every_word_says_its_weight_as_a_number_and_one_that_it_is_the_index_word(editor):
     shown = editor.words.all_inner_texts()
     said = editor.words.evaluate_all("all => all.map(each => each.ariaLabel)")
@@ -17,11 +18,13 @@ def test_every_word_says_its_weight_as_a_number_and_one_that_it_is_the_index_wor
         assert having == [number in each for each in said] == [meaning in each for each in said]
 
 
+@ANY_RENDERER
 def test_the_signs_of_the_words_are_explained_beside_them(editor):
     explained = editor.element.locator(".instdiff-legend").inner_text()
     assert all(sign in explained for sign in ("★ index word", "+ goes with", "− against"))
 
 
+@ANY_RENDERER
 def test_what_acts_is_told_in_numbers_too(frontend, editor):
     editor.picture.hover()
     frontend.settle()
@@ -40,6 +43,7 @@ def test_the_threshold_that_is_the_settings_says_so_above_and_below(editor):
     assert shown.inner_text() == "0.80"
 
 
+@ANY_RENDERER
 def test_markup_in_the_prompt_does_nothing(frontend, opened):
     editor = opened("<img src=x onerror=alert(1)> a <b>red</b> car")
     assert not editor.element.locator("img, b").count()
@@ -59,6 +63,7 @@ def test_a_hundred_words_leave_the_picture_its_room(frontend, opened):
     assert last["width"] <= toolbar_box["width"]
 
 
+@ANY_RENDERER
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_the_editor_has_no_accessibility_faults(frontend, editor, theme):
     from axe_playwright_python.sync_playwright import Axe
@@ -72,7 +77,7 @@ def test_the_editor_has_no_accessibility_faults(frontend, editor, theme):
     assert not found.response["violations"], found.generate_report()
 
 
-@pytest.mark.parametrize("page", ["vue"], indirect=True)  # the same element in either renderer
+@ANY_RENDERER
 def test_the_editor_speaks_the_language_of_the_page(frontend):
     frontend.language("zh")
     frontend.load(workflow())
