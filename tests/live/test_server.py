@@ -115,6 +115,7 @@ def test_the_mask_of_the_edit_is_over_the_object(server, edit):
     assert iou(binary(run.picture("mask")), binary(run.picture("object"))) >= MASK_OVER_OBJECT
 
 
+@pytest.mark.one_host
 def test_retune_mask_gives_masks_over_the_object(server, workflow):
     graph = workflow("retune_mask")
     save(graph, "object", ["InstDiffMiniScene", 1])
@@ -140,6 +141,7 @@ def test_retuning_does_not_sample_again(server, workflow):
     assert binary(run.picture("mask")).sum() < first.sum()
 
 
+@pytest.mark.one_host
 def test_another_seed_gives_another_picture_and_the_same_seed_the_same(server, quick):
     sampler, finish = quick[SAMPLER]["inputs"], quick[FINISH]["inputs"]
     first = server.run(only(quick, "After")).picture("After")

@@ -51,6 +51,7 @@ class Host:
         extension = asyncio.run(pack.comfy_entrypoint())
         self.classes = {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
         self.model, self.clip, self.vae = self.run("InstDiffLoadMiniModel")
+        self._scenes: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
 
     def run(self, node_id: str, **inputs: Any) -> Any:
         """What our node gives back; widgets that are not named have their defaults. One output comes bare."""
@@ -102,8 +103,11 @@ class Host:
 
     def scene(self, thing: str, background: str = "grass", seed: int = 1) -> tuple[Tensor, Tensor]:
         """Mini Scene: the latent of a picture of 256 pixels, and its object's exact mask, bool."""
-        image, truth = self.run("InstDiffMiniScene", object=thing, background=background, seed=seed)
-        return self.vae.encode(image), truth > 0.5
+        if (key := (thing, background, seed)) not in self._scenes:
+            image, truth = self.run("InstDiffMiniScene", object=thing, background=background, seed=seed)
+            self._scenes[key] = self.vae.encode(image), truth > 0.5
+        latent, truth = self._scenes[key]
+        return latent.clone(), truth
 
     @staticmethod
     def has(name: str) -> bool:

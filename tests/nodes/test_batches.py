@@ -27,6 +27,7 @@ def test_a_batch_is_sampled_as_by_k_sampler_with_a_mask_for_each_picture(host, m
     assert len({mask.numpy().tobytes() for mask in host.changed(samples, latent, attention)}) == 3
 
 
+@pytest.mark.one_host
 def test_share_votes_over_the_batch(host, make_latent):
     """One mask for all: that of the mean of what the pictures say, and of none of them alone."""
     latent = make_latent(3, 16, 16)
@@ -64,6 +65,7 @@ def test_a_latent_out_of_a_batch_keeps_the_noise_and_the_mask_it_had_there(host,
     assert not torch.equal(first, host.capture(latent, latent_image=second)[0])
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_mask_batch_of_another_length_is_repeated_or_cut_as_by_the_host(host, make_latent, count):
     latent = make_latent(3, 16, 16)
@@ -85,6 +87,7 @@ def test_a_mask_without_batch_or_with_channels_is_taken(host, make_latent, shape
     kept(samples, masks, latent)
 
 
+@pytest.mark.one_host
 def test_a_list_of_latents_of_different_sizes_gives_a_mask_each(host, make_latent):
     """The host runs a list's entries one after the other: all guides first, then all samplers."""
     latents = [make_latent(1, 16, 16), make_latent(2, 24, 16)]

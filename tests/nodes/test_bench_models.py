@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 from tests.conftest import ROOT
 
 
+@pytest.mark.one_host
 def test_one_command_measures_every_model_and_names_the_worst(host_path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.bench.masks", "--out", str(tmp_path), "--models", "shipped,flow"]
     command += ["--scenes", "1", "--groups", "one object", "--methods", "default,DAAM", "--jobs", "1"]

@@ -53,6 +53,7 @@ def test_an_edit_prompt_and_an_empty_source_do_as_well(host, find, scene):
     assert overlap(mask, truth) > 0.6
 
 
+@pytest.mark.one_host
 def test_the_mask_is_the_soft_mask_cut_at_the_threshold(find, scene):
     samples, _ = scene()
     for threshold in (0.3, 0.8):
@@ -63,6 +64,7 @@ def test_the_mask_is_the_soft_mask_cut_at_the_threshold(find, scene):
         assert mask.any()
 
 
+@pytest.mark.one_host
 def test_a_higher_threshold_and_a_higher_ratio_each_give_a_smaller_mask(find, scene):
     samples, _ = scene()
     usual = find(samples)[0].mean()
@@ -70,6 +72,7 @@ def test_a_higher_threshold_and_a_higher_ratio_each_give_a_smaller_mask(find, sc
     assert 0 < find(samples, ratio=5.0)[0].mean() < usual
 
 
+@pytest.mark.one_host
 def test_the_same_seed_gives_the_same_mask_and_another_seed_another(find, latent):
     first = find(latent)[1]
     assert torch.equal(find(latent)[1], first)
@@ -81,6 +84,7 @@ def test_every_draw_is_another_noise(find, latent):
     assert not torch.allclose(one, two, atol=1e-2)
 
 
+@pytest.mark.one_host
 def test_neighbouring_seeds_share_no_draws(find, latent):
     """Or the means over many draws would be nearly the same for them."""
     mean, neighbour, other = (find(latent, seed=seed, draws=8)[1] for seed in (3, 4, 1000))
@@ -99,6 +103,7 @@ def test_a_latent_of_any_size_gets_a_mask_of_its_picture_s_size(find, make_laten
         assert found.shape == (1, size[0] * 8, size[1] * 8)
 
 
+@pytest.mark.one_host
 def test_each_picture_of_a_batch_gets_its_own_mask(find, scene):
     scenes = [scene("cat", "grass"), scene("cat", "snow")]
     batch = torch.cat([samples for samples, _ in scenes])

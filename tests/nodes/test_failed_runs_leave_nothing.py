@@ -40,7 +40,11 @@ def diffedit_mask(host: Any, latent: Tensor, model: Any, **changes: Any) -> list
     return list(host.run("InstDiffDiffEditMask", model=model, latent_image={"samples": latent}, **prompts, draws=4))
 
 
-SAMPLERS = [masked_sampler, capture_attention, guidance]
+SAMPLERS = [
+    masked_sampler,
+    pytest.param(capture_attention, id="capture_attention", marks=pytest.mark.one_host),
+    guidance,
+]
 
 
 @pytest.fixture(params=[*SAMPLERS, diffedit_mask], ids=lambda way: way.__name__)
@@ -226,6 +230,7 @@ def test_an_interrupt_between_two_steps_leaves_nothing_behind(
             progress(None)
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("sampler_name", ["heun", "dpmpp_2s_ancestral"])
 def test_an_error_in_a_second_call_of_a_step_leaves_nothing_behind(
     host: Any, sampler: Way, unharmed: Any, sampler_name: str
@@ -270,6 +275,7 @@ def test_a_host_that_splits_its_batches_for_memory_gets_the_same_edit(
     assert (split == whole).float().mean() > 0.999
 
 
+@pytest.mark.one_host
 def test_after_running_out_of_memory_the_same_run_succeeds_with_split_batches(
     host: Any, way: Way, unharmed: Any, request: pytest.FixtureRequest
 ) -> None:

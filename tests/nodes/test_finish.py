@@ -145,6 +145,7 @@ def shape(kind):
     return mask
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("kind", ["thin", "small", "ragged"])
 @pytest.mark.parametrize("grow", [0, 8])
 def test_the_edit_is_opaque_inside_the_mask_whatever_the_feather(finish, make_picture, kind, grow):
@@ -167,6 +168,7 @@ def test_the_painted_area_is_the_grown_mask_and_nothing_else_changes(both, make_
     assert not both(image, torch.zeros_like(mask))[1].any()
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize(("images", "masks", "samples"), [(1, 3, 3), (3, 1, 1), (1, 1, 3), (2, 3, 1), (1, 3, None)])
 def test_as_many_pictures_come_out_as_the_most_that_went_in(host, both, make_picture, images, masks, samples):
     image, mask = make_picture(images, 64, 96), torch.zeros(masks, 64, 96)

@@ -67,6 +67,7 @@ def test_an_empty_mask_gives_the_original_and_is_told_of(host, original):
     assert "the mask is empty" in report
 
 
+@pytest.mark.one_host
 def test_each_picture_of_a_batch_has_its_own_edit_and_mask(host, original):
     originals = torch.cat([original, original.flip(2)])
     masks = torch.zeros(2, 192, 224)
@@ -128,6 +129,7 @@ def test_a_batch_whose_lengths_do_not_match_begins_again_with_its_first_picture(
     assert torch.equal(picture[2][area[2] == 0], original[0][area[2] == 0])
 
 
+@pytest.mark.one_host
 def test_the_node_shows_the_edits_outline_in_the_picture_and_the_report(host, original):
     import folder_paths
 

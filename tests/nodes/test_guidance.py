@@ -73,6 +73,7 @@ def test_every_sampler_keeps_what_is_outside_the_mask_and_changes_what_is_inside
     assert not problems(KSampler.SAMPLERS, run)
 
 
+@pytest.mark.one_host
 def test_with_a_mask_of_everything_every_sampler_gives_what_it_gives_without_us(host, make_latent):
     from comfy.samplers import KSampler
 
@@ -90,6 +91,7 @@ def test_with_a_mask_of_everything_every_sampler_gives_what_it_gives_without_us(
     assert not problems(KSampler.SAMPLERS, run)
 
 
+@pytest.mark.one_host
 def test_every_scheduler_finds_a_mask_and_keeps_the_rest(host, latent):
     from comfy.samplers import KSampler
 

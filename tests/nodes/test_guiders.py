@@ -68,6 +68,7 @@ def test_the_mask_is_the_object_under_every_guider(host, title):
     assert "fits" not in report
 
 
+@pytest.mark.one_host
 def test_a_background_that_is_to_change_is_the_mask_under_every_guider(host, title):
     latent, truth = host.scene("car")
     model, passed, attention = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})

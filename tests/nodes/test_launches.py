@@ -1,5 +1,6 @@
 """How many torch operations a mask adds to a step: a fast GPU waits for the processor to launch them."""
 
+import pytest
 import torch
 
 from tests.bench.launches import HOST, count_per_step
@@ -11,6 +12,7 @@ MOST_HOST = 10
 """Of these the host's own: where the pack calls it, it computes the noise level and the picture's noise."""
 
 
+@pytest.mark.one_host
 def test_a_step_launches_a_bounded_number_of_operations_more_than_k_sampler(host):
     latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     counts = count_per_step(

@@ -68,6 +68,7 @@ def test_a_sampler_that_enlarges_the_latent_is_refused_with_the_remedy(host, lat
         host.extra("SamplerCustomAdvanced", **inputs, latent_image=passed)
 
 
+@pytest.mark.one_host
 def test_a_second_pass_on_an_upscaled_latent_takes_the_first_passs_mask(host):
     """As in "hires fix": the refusal says how, and that works."""
     latent, truth = host.scene("cat")

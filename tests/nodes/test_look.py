@@ -48,6 +48,7 @@ def looks() -> int:
     return sys.modules[f"{PACK}.instdiff_core.look"].LOOKS
 
 
+@pytest.mark.one_host
 def test_the_mask_of_a_strong_edit_is_about_as_right_as_that_of_a_weaker_one(host, scene, strong):
     weak = host.edit(scene[0], **WEAK)
     assert host.iou(strong[1], scene[1]) > max(0.8, host.iou(weak[1], scene[1]) - 0.05)
@@ -66,18 +67,21 @@ def test_the_picture_is_kept_outside_the_mask_of_a_look(host, scene, strong):
     assert host.iou(whole, strong[1] > 0.5) > 0.8
 
 
+@pytest.mark.one_host
 def test_without_a_negative_prediction_the_mask_is_about_as_right(host, scene):
     mask, attention = host.edit(scene[0], cfg=1.0, **STRONG)[1:]
     assert host.iou(mask, scene[1]) > 0.8
     assert attention.look[:, 2].any()
 
 
+@pytest.mark.one_host
 def test_the_mask_does_not_depend_on_strength_steps_or_seed(host, scene, strong):
     other = host.edit(scene[0], steps=1, denoise=1.0, seed=9, sampler_name="dpmpp_sde")
     assert torch.equal(other[1], strong[1])
     assert not torch.equal(other[0], strong[0])
 
 
+@pytest.mark.one_host
 def test_every_picture_of_a_batch_looks_as_alone(host, scene, strong):
     latent = torch.cat([scene[0], host.scene("car", seed=2)[0]])
     mask = host.edit(latent, **STRONG)[1]

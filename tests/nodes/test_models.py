@@ -111,6 +111,7 @@ def test_sd2_with_v_prediction(host, family, make_latent):
     checked(host, inputs, make_latent(1, 24, 24), (12, 12))
 
 
+@pytest.mark.one_host
 def test_sdxl_at_1024_pixels_reads_its_32_by_32_cells(host, family, make_latent):
     """Of its two grids, 64 x 64 and 32 x 32, the one nearest to 16 x 16 is read."""
     latent, half = make_latent(1, 128, 128), torch.zeros(1, 1024, 1024)
@@ -178,6 +179,7 @@ def test_weights_of_any_type(host, family, make_latent, dtype, cast):
     checked(host, inputs, make_latent(1, 16, 16), (16, 16))
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize(
     ("size", "cells"),
     [((6, 60), (6, 60)), ((21, 13), (21, 13)), ((9, 100), (5, 50)), ((48, 20), (24, 10)), ((5, 7), (5, 7))],

@@ -42,6 +42,7 @@ def finished(host, image, mask, **changes):
     return (result != image).any(-1), area > 0
 
 
+@pytest.mark.one_host
 def test_the_finish_paints_nothing_that_was_not_edited(host, half):
     latent, left = half
     image, _ = host.run("InstDiffMiniScene", object="cat", background="grass", seed=1)
@@ -52,6 +53,7 @@ def test_the_finish_paints_nothing_that_was_not_edited(host, half):
     assert not changed[~left].any()
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("size", [(256, 256), (261, 251)], ids=["whole latent pixels", "of any size"])
 def test_growing_does_not_reach_beyond_the_noise_mask_of_the_edit(host, make_picture, size):
     """The picture's own pixels that VAE Encode leaves out, at its border, go with those next to them."""

@@ -129,7 +129,10 @@ def test_each_picture_of_a_batch_has_its_own_outline(host, make_latent):
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("sampler_name", ["euler", "heun", "dpmpp_sde", "uni_pc"])
+@pytest.mark.parametrize(
+    "sampler_name",
+    ["euler", *(pytest.param(name, marks=pytest.mark.one_host) for name in ("heun", "dpmpp_sde", "uni_pc"))],
+)
 def test_samples_are_the_same_with_and_without_previews(host, latent, sampler_name):
     model = guided(host, latent)
     results = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@pytest.fixture(params=["InstDiffRefineMask", "InstDiffAttentionHeatmaps"])
+@pytest.fixture(params=["InstDiffRefineMask", pytest.param("InstDiffAttentionHeatmaps", marks=pytest.mark.one_host)])
 def shown(request: pytest.FixtureRequest, host: Any) -> Any:
     """``shown(attention, sampled)``: the mask, or the heatmaps, of a sampling."""
 

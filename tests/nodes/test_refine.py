@@ -167,6 +167,7 @@ def test_with_a_picture_the_masks_have_its_size(host, attention, refine, make_pi
     assert whole[0].unique().tolist() == [0, 1]
 
 
+@pytest.mark.one_host
 def test_the_mask_of_a_photo_of_any_size_fits_it(host, refine, make_picture):
     photo = make_picture(1, 300, 451)
     latent = host.vae.encode(photo)
@@ -205,6 +206,7 @@ def test_what_is_wrong_is_said(attention, refine, own, message):
         refine(attention=attention, **own)
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("scheduler", ["normal", "simple", "sgm_uniform", "beta", "karras"])
 @pytest.mark.parametrize("steps", [4, 20])
 def test_at_a_denoise_of_a_half_nobody_is_told_to_lower_it_and_far_above_everybody_is(host, latent, scheduler, steps):

@@ -178,6 +178,7 @@ def test_a_thing_is_found_in_a_photo_and_its_mask_has_the_photos_size(host, phot
     assert host.iou(mask[None], where > 0.5) > 0.5
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("hint", ["mask", "box", "boxes", "mask of another size"])
 def test_a_small_thing_is_found_where_a_hint_says_that_it_is(host, hint):
     photo = host.run("InstDiffMiniScene", object="cat", background="grass", seed=5)[0]
@@ -219,6 +220,7 @@ def two_things():
     return torch.from_numpy(picture)[None].float() / 255, masks
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize(("name", "way"), [("tree", "there"), ("tree", "points"), ("bird", "points")])
 def test_a_word_or_a_point_says_which_of_two_things_is_meant(host, two_things, name, way):
     photo, masks = two_things

@@ -106,6 +106,7 @@ def test_a_mask_of_most_of_the_picture_computes_the_whole_picture(host, calls, s
     assert "most of the picture" in report(host, attention)
 
 
+@pytest.mark.one_host
 def test_every_sampler_keeps_the_rest(host, calls, settings, latent, spot):
     for name in host.nodes.KSampler.INPUT_TYPES()["required"]["sampler_name"][0]:
         calls.clear()
@@ -114,6 +115,7 @@ def test_every_sampler_keeps_the_rest(host, calls, settings, latent, spot):
         check_kept(samples, latent, spot)
 
 
+@pytest.mark.one_host
 def test_what_is_computed_is_near_what_the_whole_picture_gives(host, settings):
     latent, truth = host.scene("cat")
     inputs = {"mask": truth.float(), "positive": host.prompt("a dog on the grass"), "steps": 8}
@@ -122,6 +124,7 @@ def test_what_is_computed_is_near_what_the_whole_picture_gives(host, settings):
     assert (part - whole).square().mean() < 0.5 * changed
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("size", [(16, 16), (17, 21), (33, 16)])
 def test_pictures_of_any_size_and_batches(host, watch, settings, make_latent, size):
     latent = make_latent(3, *size)

@@ -14,6 +14,8 @@ from instdiff_core.options import FinishOptions
 from instdiff_core.pipeline import finish, load_mini
 from instdiff_core.pipeline.denoising import Schedule
 
+pytestmark = pytest.mark.one_host
+
 
 @pytest.mark.parametrize(
     ("steps", "strength"), [(10, 0.9), (10, 0.5), (20, 1.0), (8, 0.3), (7, 0.62), (1, 1.0), (50, 0.5)]

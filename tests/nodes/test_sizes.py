@@ -4,6 +4,7 @@ import pytest
 import torch
 
 
+@pytest.mark.one_host
 def test_every_picture_of_a_batch_gets_its_own_mask(host, make_latent):
     latent = make_latent(2, 16, 16)
     _, masks, attention = host.edit(latent)
@@ -14,6 +15,7 @@ def test_every_picture_of_a_batch_gets_its_own_mask(host, make_latent):
     assert (alone[0] == masks[0]).float().mean() > 0.99
 
 
+@pytest.mark.one_host
 def test_share_gives_a_batch_one_mask(host, make_latent):
     masks = host.edit(make_latent(2, 16, 16), settings=host.settings(share=True))[1]
     assert masks.shape == (2, 128, 128)
@@ -30,6 +32,7 @@ def test_one_mask_of_the_users_serves_a_batch(host, make_latent):
     assert torch.equal(samples[:, :, 8:], latent[:, :, 8:])
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("size", [(16, 24), (24, 12), (13, 18), (17, 11)])
 def test_a_latent_of_any_shape_is_sampled_as_by_k_sampler_and_gets_a_mask_of_its_shape(host, make_latent, size):
     latent = make_latent(1, *size)
@@ -50,6 +53,7 @@ def test_a_mask_of_another_size_is_brought_to_the_latents(host, latent):
     assert (samples[..., 8:] != latent[..., 8:]).all()
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize(("side", "warned"), [(32, False), (56, True)])
 def test_a_picture_far_larger_than_the_models_own_is_warned_of_with_the_remedy(host, make_latent, caplog, side, warned):
     host.edit(make_latent(1, side, side), steps=1)

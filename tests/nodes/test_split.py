@@ -17,7 +17,9 @@ def sampled(host, model, latent, prompt, sigmas, noise):
 
 
 @pytest.mark.parametrize("step", [1, 4])
-@pytest.mark.parametrize(("thing", "prompt"), [("cat", "a frog"), ("car", "a tree")])
+@pytest.mark.parametrize(
+    ("thing", "prompt"), [("cat", "a frog"), pytest.param("car", "a tree", marks=pytest.mark.one_host)]
+)
 def test_split_sigmas_with_both_parts_guided(host, thing, prompt, step):
     latent, _ = host.scene(thing)
     model, passed, attention = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})

@@ -70,6 +70,7 @@ def nodes(host, latent, make_picture):
     return {"sampler": sampler, "guidance": guidance, "finish": finish, "compare": compare}
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("name", ["sampler", "guidance", "finish", "compare"])
 def test_a_mask_in_any_shape_and_type_is_the_mask(nodes, mask, name):
     wanted = nodes[name](mask)
@@ -78,6 +79,7 @@ def test_a_mask_in_any_shape_and_type_is_the_mask(nodes, mask, name):
         assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True)), kind
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("name", ["sampler", "guidance", "finish", "compare"])
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_mask_that_is_none_is_refused_with_its_name_and_what_to_do(nodes, mask, name, kind):
@@ -91,6 +93,7 @@ def test_the_other_mask_is_named_too(host, mask):
         host.run("InstDiffCompareEdit", mask=mask, other_mask=mask * 255)
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("shape", [(3, 128, 128), (3, 1, 128, 128), (3, 128, 128, 1)])
 def test_a_batch_of_masks_stays_one(host, make_latent, shape):
     given = torch.zeros(3, 128, 128)

@@ -150,7 +150,7 @@ def alone(samples_without_us, sample, host):
     return run
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("order", ["before", pytest.param("after", marks=pytest.mark.one_host)])
 @pytest.mark.parametrize("name", ROWS)
 def test_it_acts_as_without_us_and_the_instant_mask_works(host, latent, sample, alone, name, order):
     row = ROWS[name]
