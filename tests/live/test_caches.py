@@ -47,7 +47,7 @@ def graph(*samplings: dict[str, Any]) -> dict[str, Any]:
         "guidance": {"class_type": "InstDiffMaskGuidance", "inputs": {"model": ["mini", 0], "latent": ["latent", 0]}},
     }
     for number, changes in enumerate(samplings):
-        widgets = {"seed": 11, "steps": 4, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.5}
+        widgets = {"seed": 11, "steps": 2, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.5}
         links = {"model": ["guidance", 0], "latent_image": ["guidance", 1], "negative": ["nothing", 0]}
         links["positive"] = [f"prompt {number}", 0]
         settings = {"attention": ["guidance", 2], "steps": 0, "sampled": [f"sampler {number}", 0]}

@@ -86,6 +86,7 @@ def widened(mask, by):
     return np.asarray(Image.fromarray(mask).filter(ImageFilter.MaxFilter(2 * by + 1)))[..., 0] > 0
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("name", ON_A_CHECKPOINT)
 def test_a_photo_is_given_back_whole_and_unchanged_outside_the_mask(server, workflow, name):
     graph = workflow(name, steps=6)
@@ -113,8 +114,9 @@ def test_a_photo_is_given_back_whole_and_unchanged_outside_the_mask(server, work
     assert (result[grown] != photo[grown]).any()
 
 
+@pytest.mark.one_host
 def test_the_second_pass_of_hires_fix_enlarges_the_picture_and_stays_inside_the_first_mask(server, workflow):
-    graph = workflow("hires_fix")
+    graph = workflow("hires_fix", steps=8)
     show = {"first": "LatentUpscaleBy", "second": "Second pass"}
     for name, node in show.items():
         graph[f"decoded {name}"] = {
@@ -135,13 +137,14 @@ def test_the_second_pass_of_hires_fix_enlarges_the_picture_and_stays_inside_the_
 
 @pytest.mark.parametrize("name", COMPLETE)
 def test_an_example_runs(server, workflow, name):
-    graph = workflow(name, steps=6)
+    graph = workflow(name, steps=4)
     run = server.run(graph)
     shown = [node for node in graph if run.outputs.get(node, {}).get("images")]
     assert shown
     assert all(run.picture(node).any() for node in shown)
 
 
+@pytest.mark.one_host
 def test_edit_guard_keeps_all_but_the_edit_of_a_picture_that_was_distorted(server, workflow):
     graph = workflow("edit_guard")
     graph["before"] = {"class_type": "PreviewImage", "inputs": {"images": ["InstDiffMiniScene", 0]}}

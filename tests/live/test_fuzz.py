@@ -9,8 +9,7 @@ import pytest
 
 FOLDER = Path(__file__).parent
 SEED = int(os.environ.get("INSTDIFF_FUZZ_SEED", "0"))
-CASES = int(os.environ.get("INSTDIFF_FUZZ_CASES", "0"))
-"""How many cases; without it as many as 15 seconds allow, up to 300."""
+CASES = int(os.environ.get("INSTDIFF_FUZZ_CASES", "100"))
 
 
 def load(name):
@@ -61,9 +60,9 @@ def test_the_workflows_that_are_broken_run_as_long_as_they_are_whole(server, sub
 def test_broken_workflows_get_a_message_and_leave_nothing_behind(server, plain, request):
     before, base, started = plain(), server.log_file.parent, len(server.log)
     present = files(base)
-    outcome = fuzz.run(server, fuzz.cases(SEED, CASES or 300), None if CASES else 15)
+    outcome = fuzz.run(server, fuzz.cases(SEED, CASES))
     print(outcome)
-    assert outcome.cases >= (CASES or 30)
+    assert outcome.cases == CASES
     assert not outcome.failures, f"seed {SEED}: {outcome}"
     assert not fuzz.our_tracebacks(server.log[started:])
     assert (plain() == before).all()

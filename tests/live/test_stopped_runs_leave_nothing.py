@@ -74,7 +74,7 @@ def plain(server: Any) -> Pixels:
 @pytest.fixture(scope="module")
 def fresh(server: Any) -> tuple[Pixels, Pixels]:
     """KSampler's picture and the edit's before anything went wrong."""
-    return plain(server), server.run(edit(7)).picture("shown")
+    return plain(server), server.run(edit(7, steps=4)).picture("shown")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def unharmed(server: Any, fresh: tuple[Pixels, Pixels]) -> Callable[[], None]:
 
     def check() -> None:
         assert np.array_equal(plain(server), fresh[0])
-        again = server.run(edit(7))
+        again = server.run(edit(7, steps=4))
         assert "run" not in again.cached
         assert np.array_equal(again.picture("shown"), fresh[1])
 
@@ -187,7 +187,7 @@ def test_a_workflow_that_fails_leaves_nothing_behind(server: Any, unharmed: Call
 
 def test_ten_runs_leave_the_process_as_large_as_it_was(server: Any, unharmed: Callable[[], None]) -> None:
     def run() -> None:
-        server.run(edit(next(SEEDS), steps=4))
+        server.run(edit(next(SEEDS), steps=2))
 
     for _ in range(3):
         run()
@@ -209,7 +209,7 @@ def memory(server: Any) -> int:
 def test_two_browsers_at_once_each_get_their_own_pictures_and_no_word_of_the_others(
     server: Any, unharmed: Callable[[], None]
 ) -> None:
-    graphs = [edit(31, object="cat"), edit(32, object="car")]
+    graphs = [edit(31, steps=4, object="cat"), edit(32, steps=4, object="car")]
 
     async def both() -> list[list[Event]]:
         return await asyncio.gather(*(follow(server, graph) for graph in graphs))

@@ -55,6 +55,8 @@ def flat(server, placed, inside, side):
     for node in inside["nodes"]:
         known = inputs(server, node)
         typed = {name: value for name, value in node.get("widgets_values_named", {}).items() if name in known}
+        if typed.get("steps"):
+            typed["steps"] = 6
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": typed}
     ends = {}
     for link in inside["links"]:
