@@ -52,6 +52,9 @@ SETTLED = 0.95
 FITTING = 1.06
 """The ratio below which the prompt fits a place that stands out: one, and what noise adds to it."""
 
+NEW = 1.15
+"""The ratio, at almost pure noise, from which on the prompt asks for a new rest (`rest.ask_about_rest`)."""
+
 DOUBTFUL = 1.12
 """The ratio up to which a place that stands out may be contradicted by chance alone."""
 
@@ -329,9 +332,13 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, fo
     # where nothing is explained, what stands out is kept
     explained = torch.where(explained.amax((-2, -1), keepdim=True) > 0, explained, 1.0)
     contradicted, fitting = rescale_to_unit(salient * torch.stack([contradicts, explained]))
-    fits = _peak(salient, ratio) < FITTING
+    peak = _peak(salient, ratio)
+    fits = peak < FITTING
     # a constant map says nothing: it fits, but leaves no rest
     fits = fits & (salient.amax((-2, -1)) > 0)
+    if evidence.rest_ratio is not None:
+        # a rest of which the prompt says nothing is not what it is about, if it contradicts something else at all
+        fits = fits & ((evidence.rest_ratio < FITS) | (evidence.rest_ratio >= NEW) | (peak < 1))
     place = torch.where(fits[:, None, None], 1 - fitting, contradicted)
     rough = place
 

@@ -47,6 +47,22 @@ def test_a_prompt_that_fits_what_stands_out_changes_the_rest(place):
     assert iou(~mask.binary[0], place) > 0.8
 
 
+@pytest.mark.parametrize(
+    ("ratio", "rest_ratio", "expected"),
+    [
+        (1.04, 0.8, NOWHERE),  # the prompt fits the rest too
+        (1.04, 1.05, DOG),  # it says nothing of the rest
+        (1.04, 1.3, ~DOG),  # it wants another rest
+        (0.97, 1.05, ~DOG),  # nothing but the rest can be meant
+    ],
+)
+def test_what_the_prompt_says_of_the_rest_decides_whether_that_is_the_mask(ratio, rest_ratio, expected):
+    evidence = dataclasses.replace(changed((DOG, ratio)), rest_ratio=torch.tensor([rest_ratio]))
+    mask = refine(evidence, OBJECTS, CHANGE)
+    assert (mask.binary[0] ^ expected).float().mean() < 0.05
+    assert mask.fits.tolist() == [not torch.equal(expected, DOG)]
+
+
 def test_without_a_negative_prompt_the_mask_is_where_the_picture_changes():
     evidence = changed((DOG, 0.8))
     evidence.propagated[:, 2] = 0
