@@ -25,7 +25,8 @@ SURE = 0.8
 """The confidence from which on the mask of the small copy is taken."""
 
 TILE = 3
-"""Sides of a tile, in sides of what the model was made for: things of a tenth of it are still seen."""
+"""Sides of a tile, in sides of what the model was made for, and of larger tiles, in sides of the next smaller ones:
+things of a tenth of a tile are still seen, and what fills one is a tenth or more of a larger one, or of the photo."""
 
 AROUND_PEAK = 0.6
 """The side of the crop around the peak, in sides of a tile."""
@@ -173,20 +174,29 @@ def _explained(photo: Tensor, look: Look, look_for: Look, regions: Sequence[Regi
         return None
     cells = keep_touching((evidence[number] >= EXPLAINED * strongest)[None], (evidence[number] == strongest)[None])
     touching = _place(regions[number], cells, size)
-    side = round(AROUND_PEAK * regions[-1].height)
+    side = round(AROUND_PEAK * regions[max(number, 1)].height)
     return Place(touching, touching | _square(middle, side // 2, size))
 
 
 def _look_quickly(photo: Tensor, look: Look, tiles: Sequence[Region]) -> Sighting:
-    """What is seen in tiles of one size, `AT_ONCE` at a time."""
+    """What is seen in tiles of one working size, `AT_ONCE` at a time."""
     parts = [tiles[first : first + AT_ONCE] for first in range(0, len(tiles), AT_ONCE)]
     return Sighting.joined([look(torch.cat([tile.cut(photo) for tile in part]), True) for part in parts])
 
 
 def make_tiles(size: tuple[int, int], pixels: int, unit: int) -> list[Region]:
-    """Squares `TILE` times as long as what the model was made for, that overlap by half; one, where that is all."""
-    side = min(*size, round(TILE * pixels**0.5))
-    working = working_size(side, side, pixels, unit)
+    """Squares `TILE` times as long as what the model was made for, that overlap by half; one, where that is all.
+
+    Then larger ones, `TILE` times as long each, as long as they are shorter than the photo's sides.
+    """
+    sides = [min(*size, round(TILE * pixels**0.5))]
+    while TILE * sides[-1] < min(size):
+        sides.append(TILE * sides[-1])
+    return [tile for side in sides for tile in _tiles_of(side, size, working_size(side, side, pixels, unit))]
+
+
+def _tiles_of(side: int, size: tuple[int, int], working: tuple[int, int]) -> list[Region]:
+    """Squares of one side all over the photo."""
     starts = [_starts(length, side) for length in size]
     return [Region(0, top, left, side, side, working) for top, left in product(*starts)]
 

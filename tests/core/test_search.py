@@ -41,6 +41,19 @@ def test_tiles_cover_the_photo_and_overlap(size: tuple[int, int]) -> None:
     assert len({tile.size for tile in tiles}) == 1
 
 
+def test_a_photo_that_is_far_larger_has_larger_tiles_too_each_all_over_it() -> None:
+    size = (700, 1800)
+    tiles = make_tiles(size, PIXELS, UNIT)
+    for side in (192, 576):
+        covered = torch.zeros(size, dtype=torch.bool)
+        for tile in tiles:
+            if tile.height == tile.width == side:
+                covered[tile.top : tile.top + side, tile.left : tile.left + side] = True
+        assert covered.all()
+    assert {tile.height for tile in tiles} == {192, 576}
+    assert len({tile.size for tile in tiles}) == 1
+
+
 def test_a_sure_mask_of_the_small_copy_is_taken_without_a_search() -> None:
     look = Looker(SURE)
     picture = photo(100, 100, side=120)
