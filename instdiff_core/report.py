@@ -68,14 +68,19 @@ def describe_mask(
             f"Whether the prompt fits the rest too was asked in {2 * NOISE_SAMPLES} more model evaluations, and in as "
             "many again where that was in doubt."
         )
+    by_change = settings.method == "change" and not settings.target
+    if record.rest_ratio is not None and by_change and len(mask.binary) == 1 and not mask.fits[0]:
+        lines.append(
+            "The prompt turned out to say nothing of the rest of the picture, so this mask was found after the "
+            "sampling, which has kept the picture in it: paint it with Inpaint Finish, or sample again with this mask."
+        )
     if record.rests_on_looks and settings.method == "change":
         lines.append(
             "The sampling begins with too much noise to show the picture, so the mask was found before it, in "
             f"{2 * LOOKS} more model evaluations."
         )
-    looked_again = record.looks is not None and settings.method == "change" and not settings.target
     # others of the batch may have been in doubt
-    if looked_again and is_in_doubt(record.evidence()).any():
+    if record.looks is not None and by_change and is_in_doubt(record.evidence()).any():
         before = LOOKS if record.rests_on_looks else 1
         lines.append(
             "The prompt contradicts the picture so little that it may be chance: the picture was looked at again, in "

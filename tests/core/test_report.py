@@ -26,10 +26,12 @@ def mask_of(*areas, confidence=0.9, fits=False):
     )
 
 
-def told_of(mask, convergence=None, noise_level=5.0, **settings):
+def told_of(mask, convergence=None, noise_level=5.0, rest_ratio=None, **settings):
     """The report of a mask that was made with these settings of a run that began at this noise level."""
     nothing = torch.zeros(1, len(mask.binary), 6, 1, 1)
-    record = AttentionRecord(nothing[:, :, :5], nothing, nothing[0, :, :4], WORDS, (noise_level,), 8)
+    record = AttentionRecord(
+        nothing[:, :, :5], nothing, nothing[0, :, :4], WORDS, (noise_level,), 8, rest_ratio=rest_ratio
+    )
     return describe_mask(mask, record, replace(PRESETS["default"], **settings), convergence)
 
 
@@ -54,6 +56,14 @@ def test_with_its_course_the_facts_name_the_step_and_disagreement_lowers_the_con
     assert (first["settled"], first["steps"], first["confidence"]) == (4, 20, 0.9)
     assert (second["settled"], second["steps"], second["confidence"]) == (9, 20, 0.45)
     assert (first["mask_area"], second["mask_area"]) == (0.25, 0.5)
+
+
+def test_a_mask_that_was_found_after_the_sampling_is_told_with_what_paints_it():
+    told = "found after the sampling, which has kept the picture in it: paint it with Inpaint Finish"
+    asked = {"rest_ratio": torch.tensor([1.05])}
+    assert told in told_of(mask_of(0.25), **asked)
+    assert told not in told_of(mask_of(0.25, fits=True), **asked)
+    assert told not in told_of(mask_of(0.25), target=("dog",), **asked)
 
 
 def test_a_clear_mask_is_told_in_one_line_without_advice():

@@ -31,13 +31,13 @@ def test_a_batch_is_sampled_as_by_k_sampler_with_a_mask_for_each_picture(host, m
 def test_share_votes_over_the_batch(host, make_latent):
     """One mask for all: that of the mean of what the pictures say, and of none of them alone."""
     latent = make_latent(3, 16, 16)
-    settings = host.settings(share=True)
+    settings = host.settings(share=True, words="frog")
     samples, shared, attention = host.edit(latent, settings=settings)
     assert all(torch.equal(mask, shared[0]) for mask in shared)
     changed = (samples != latent).any(1)
     assert 0 < changed.float().mean() < 1
     assert all(torch.equal(mask, changed[0]) for mask in changed)
-    single, *_ = host.run("InstDiffRefineMask", attention=attention)
+    single, *_ = host.run("InstDiffRefineMask", attention=attention, settings=host.settings(words="frog"))
     assert not any(torch.equal(mask, shared[0]) for mask in single)
 
 

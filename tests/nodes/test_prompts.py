@@ -106,7 +106,7 @@ def test_an_embedding_in_the_negative_prompt_makes_no_difference_to_the_words(ho
     assert edited(host, latent, negative=negative).words.texts == ("a", "frog")
 
 
-@pytest.mark.parametrize("text", ["a (frog:1.4) on the snow", "((a frog)) on the (snow:0.6)"])
+@pytest.mark.parametrize("text", ["a (frog:1.4) on the snow", "((a frog)) on the (snow:0.8)"])
 def test_weights_change_the_picture_and_not_the_words(host, latent, text):
     plain = host.prompt("a frog on the snow")
     attention = edited(host, latent, positive=host.prompt(text))
