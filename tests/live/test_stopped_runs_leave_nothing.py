@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,8 @@ def test_stopping_an_idle_server_does_not_stop_its_next_run(server: Any, unharme
 
 def test_a_cancelled_queue_runs_nothing_of_it(server: Any, unharmed: Callable[[], None]) -> None:
     running, deleted, cleared = (server.queue(edit(next(SEEDS), 60)) for _ in range(3))
+    while not json.loads(server.get("/queue"))["queue_running"]:
+        time.sleep(0.05)  # a run that has not begun is cleared too
     server.post("/queue", {"delete": [deleted]})
     server.post("/queue", {"clear": True})
     queue = json.loads(server.get("/queue"))
