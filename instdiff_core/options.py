@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from .passes import MOST_PASSES
 from .tokens import split_names
 
 Method = Literal["attention", "change"]
@@ -165,7 +166,9 @@ class FinishOptions:
     256) first, and gets a soft edge `feather` pixels wide (0 to 256) in what was added. Both are one
     latent pixel, the unit in which the model can place an edge, whatever the size of the picture. `match_colour`
     takes the step in colour from the edge of what was painted (`blend.match_colours`), `grain` gives it the grain of
-    its surroundings (`grain.add_grain`).
+    its surroundings (`grain.add_grain`). The steps are taken in `passes` (1 to 16), each from less noise than the one
+    before (`passes`). With `enlarge` what is small is painted in a crop, at the size that the model was made for
+    (`region.find_enlargement`).
 
     Raises ``ValueError`` for a value out of range.
     """
@@ -177,6 +180,8 @@ class FinishOptions:
     feather: int = 8
     match_colour: bool = False
     grain: bool = False
+    passes: int = 4
+    enlarge: bool = True
 
     def __post_init__(self) -> None:
         check_range("finish steps", self.steps, 1, 10000)
@@ -184,6 +189,7 @@ class FinishOptions:
         check_range("finish strength", self.strength, 0, 1)
         check_range("grow", self.grow, 0, 256)
         check_range("feather", self.feather, 0, 256)
+        check_range("passes", self.passes, 1, MOST_PASSES)
 
 
 @dataclass(frozen=True)

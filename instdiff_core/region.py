@@ -20,11 +20,17 @@ from .blend import paste
 from .components import EIGHT
 from .grain import add_grain
 
+CONTEXT = 2.0
+"""How many times as long as what is worked on a region is."""
+
 WHOLE = 0.6
 """A region that fills more than this part of the picture gains nothing: the whole picture is taken."""
 
 LARGEST_SCALE = 4.0
 """How much a region is enlarged at most: beyond it there is nothing in it that a model could see."""
+
+WORTH = 5 / 3
+"""What is enlarged by less, in length, is painted in the whole picture: docs/method.md, 11, the finish."""
 
 SEPARATE = 0.25
 """Parts of a mask that are smaller than this part of its largest one get no region of their own."""
@@ -100,7 +106,7 @@ class Region:
 
 
 def find_regions(
-    masks: Tensor, pixels: int, *, context: float = 2.0, unit: int = 64, separate: bool = False
+    masks: Tensor, pixels: int, *, context: float = CONTEXT, unit: int = 64, separate: bool = False
 ) -> list[Region]:
     """The regions in which the areas of masks ``[B, H, W]`` bool are worked on, all of one shape and working size.
 
@@ -126,6 +132,23 @@ def find_regions(
     largest = max(frames, key=lambda frame: frame[2] * frame[3])
     size = working_size(largest[2], largest[3], pixels, unit)
     return [Region(picture, *frame, size) for (picture, _), frame in zip(boxes, frames, strict=True)]
+
+
+def find_enlargement(mask: Tensor, area: Tensor, pixels: int, *, unit: int = 64) -> Region | None:
+    """The region in which what a mask ``[H, W]`` bool covers is painted larger than it is, within `area` around it.
+
+    As `find_regions` finds it, with more around a very small mask, so that it reaches `pixels` without being
+    enlarged beyond its limit. None where nothing is to be painted, where it would be enlarged by less than `WORTH`,
+    and where the area reaches beyond it.
+    """
+    if not mask.any() or not area.any():
+        return None
+    ((_, _, height, width),) = _boxes(mask, separate=False)
+    least = math.sqrt(pixels) / LARGEST_SCALE / max(height, width)
+    (region,) = find_regions(mask[None], pixels, context=max(CONTEXT, least), unit=unit)
+    enlarged = math.sqrt(math.prod(region.size) / (region.height * region.width))
+    whole = (region.height, region.width) == tuple(area.shape)
+    return None if whole or enlarged < WORTH or region.cuts_off(area[None]) else region
 
 
 def working_size(height: int, width: int, pixels: int, unit: int) -> tuple[int, int]:

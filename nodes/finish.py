@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from ..instdiff_core.blend import feather_mask, match_colours, paste
 from ..instdiff_core.grain import add_grain
 from ..instdiff_core.options import FINISH
+from ..instdiff_core.passes import MOST_PASSES
+from ..instdiff_core.region import find_enlargement
 from . import host
 from .checks import check_inputs, find_tensor_problem
 from .types import CATEGORY, grain_input, match_colour_input, sampling_inputs, search_aliases
@@ -69,6 +72,22 @@ class InpaintFinish(io.ComfyNode):
                 ),
                 match_colour_input(),
                 grain_input(),
+                io.Int.Input(
+                    "passes",
+                    optional=True,
+                    default=FINISH.passes,
+                    min=1,
+                    max=MOST_PASSES,
+                    tooltip="Into how many passes the steps are divided, each from less noise than the one before: "
+                    "what came out wrong is painted anew. 1 takes all steps at once, as KSampler does.",
+                ),
+                io.Boolean.Input(
+                    "enlarge",
+                    optional=True,
+                    default=FINISH.enlarge,
+                    tooltip="Paints what is small in a crop around it, enlarged to the size that the model was made "
+                    "for. Off, and where a prompt holds places of the picture or a ControlNet, in the whole picture.",
+                ),
             ],
             outputs=[
                 io.Image.Output(tooltip="The finished pictures: as many as the most of pictures, masks and samples."),
@@ -95,8 +114,11 @@ class InpaintFinish(io.ComfyNode):
         samples: Any = None,
         match_colour: bool = FINISH.match_colour,
         grain: bool = FINISH.grain,
+        passes: int = FINISH.passes,
+        enlarge: bool = FINISH.enlarge,
         **widgets: Any,
     ) -> io.NodeOutput:
+        widgets["passes"] = passes
         edits = host.part_conditioning(positive)
         count = max(len(image), 1 if samples is None else len(host.get_samples(samples)))
         if len(edits) == 1:
@@ -119,7 +141,7 @@ class InpaintFinish(io.ComfyNode):
             area, alpha = area & allowed, alpha * allowed
             painted_area |= area
             if area.any():
-                painted = _paint(model, own, negative, vae, image, area, samples, widgets)
+                painted = _paint(model, own, negative, vae, image, masks[number], area, samples, enlarge, widgets)
                 if match_colour:
                     painted = match_colours(image, painted, alpha)
                 if grain:
@@ -129,13 +151,46 @@ class InpaintFinish(io.ComfyNode):
 
 
 def _paint(
-    model: Any, positive: Any, negative: Any, vae: Any, image: Tensor, area: Tensor, samples: Any,
-    widgets: dict[str, Any],
+    model: Any, positive: Any, negative: Any, vae: Any, image: Tensor, mask: Tensor, area: Tensor, samples: Any,
+    enlarge: bool, widgets: dict[str, Any],
 ) -> Tensor:  # fmt: skip
-    """Pictures ``[B, H, W, C]`` with their `area` ``[B, H, W]`` painted, as the VAE gives them."""
+    """Pictures ``[B, H, W, C]`` with their `area` ``[B, H, W]`` around `mask` painted, RGB.
+
+    With `enlarge` what is small is painted in a crop.
+    """
+    sample = partial(_sample, model, positive, negative, vae, widgets)
+    enlarge = enlarge and host.suits_a_crop(positive) and host.suits_a_crop(negative)
+    pixels = host.native_side(model) ** 2
+    regions = [(find_enlargement(*pair, pixels) if enlarge else None) for pair in zip(mask, area, strict=True)]
+    if not any(regions):
+        return sample(image, area, samples)
+    painted = image[..., :3].clone()
+    if samples is not None:
+        start = host.decode_start(vae, samples, image)
+        latents = host.repeat_to_batch(samples["samples"], len(image))
+    for number, region in enumerate(regions):
+        entry = slice(number, number + 1)
+        own = area[entry]
+        if region is not None:
+            edit = None if samples is None else host.encode(vae, region.cut(start[entry]))
+            crop = sample(region.cut(image[entry]), region.cut_mask(own) > 0.5, edit, number)
+            region.put_back(painted[entry], crop, torch.ones(own.shape))
+        elif own.any():
+            edit = None if samples is None else {"samples": latents[entry]}
+            painted[entry] = sample(image[entry], own, edit, number)
+    return painted
+
+
+def _sample(
+    model: Any, positive: Any, negative: Any, vae: Any, widgets: dict[str, Any],
+    image: Tensor, area: Tensor, samples: Any, number: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Pictures ``[B, H, W, 3]`` with their `area` ``[B, H, W]`` painted; or the one of a `number` in its batch."""
     positive, negative, latent = host.encode_for_inpainting(model, vae, image, area, samples, positive, negative)
     host.check_channels(model, host.get_samples(latent))
-    painted = host.decode(vae, host.sample(model, latent, positive, negative, **widgets), image)
+    if number is not None:
+        latent["batch_index"] = [number]
+    painted = host.decode(vae, host.sample_in_passes(model, latent, positive, negative, **widgets), image)
     if problem := find_tensor_problem("IMAGE", painted):
         raise ValueError(f"what was painted {problem}")
     return painted

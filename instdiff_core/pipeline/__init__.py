@@ -1,6 +1,7 @@
 """The edit for diffusers models, for scripts and for the demo. Nothing in here reaches for the network."""
 
-from .editing import Edit, edit, edit_batch, finish
+from .editing import Edit, edit, edit_batch
+from .finishing import finish
 from .model import EditModel, Picture, load_mini, load_model
 from .photo import edit_photo
 from .prompts import EditPrompt

@@ -10,8 +10,7 @@ from torch import Tensor
 from .. import diffedit
 from ..options import DIFFEDIT, DiffEditOptions
 from .denoising import make_noise
-from .editing import Mask
-from .model import EditModel, Picture
+from .model import EditModel, Mask, Picture
 
 LARGEST_BATCH = 32
 """The most latents of one call of the U-Net."""

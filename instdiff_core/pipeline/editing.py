@@ -8,17 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from ..attention import word_maps
-from ..blend import feather_mask, match_colours, paste
-from ..edits import find_others_pixels, join_masks, part_masks
+from ..edits import join_masks, part_masks
 from ..evidence import AttentionRecord, Predictions
-from ..grain import add_grain
 from ..look import look_again, look_at_picture
 from ..noise import NoiseLevel
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings, SamplingOptions
@@ -36,12 +31,10 @@ from .denoising import (
     predict_at_almost_pure_noise,
     predict_in_a_look,
 )
-from .model import EditModel, Picture
-from .prompts import Prompt, ReadEdit, read_edits, split_edits
+from .finishing import finish_batch
+from .model import EditModel, Picture, check_picture
+from .prompts import Prompt, ReadEdit, read_edits
 from .reading import AttentionReader, Kind
-
-Mask = NDArray[np.bool_]
-"""``[H, W]``, true where a picture may change."""
 
 NewSession = Callable[[int, PromptWords, MaskSettings], MaskSession]
 """The session of an edit of a picture of a batch, from the picture's number, the edit's words and its settings."""
@@ -130,7 +123,7 @@ def edit_batch(
     latents = _keep_what_fits(model, image_latents, latents, texts, sessions)
     masks = [_final_masks(*parts) for parts in zip(sessions, edits, pictures, strict=True)]
     ended = _now(model.device)
-    finished = _finish(
+    finished = finish_batch(
         model, finishing, pictures, image_latents, [[mask.binary[0] for mask in of_picture] for of_picture in masks],
         latents, texts, seeds, lambda done, _: report_progress(sampling.steps + done, total),
     )  # fmt: skip
@@ -162,42 +155,6 @@ def record_batch(
     schedule = Schedule(model, sampling.steps, sampling.strength)
     _sample(schedule, sampling, model.encode(pictures), _texts(edits), seeds, sessions, lambda done, total: None)
     return [_record(model, *parts) for parts in zip(sessions, edits, strict=True)]
-
-
-@torch.no_grad()
-def finish(
-    model: EditModel,
-    picture: Picture,
-    mask: Mask | Sequence[Mask],
-    latent: Tensor,
-    prompt: Prompt,
-    *,
-    options: FinishOptions = FINISH,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Picture:
-    """Regenerate the masked area so that it agrees with its surroundings, and put it into `picture`.
-
-    `mask` ``[H, W]`` has the size of the picture, `latent` ``[1, C, h, w]`` is an edit's, to start
-    from. Of several edits each prompt has a mask. Outside the grown mask the result is `picture` bit for bit.
-
-    Raises ``ValueError`` for a picture that is not uint8 ``[H, W, 3]``, for a mask or a latent of
-    another size, and for another number of masks than of prompts.
-    """
-    check_picture(picture)
-    texts = [[edit_prompt.text] for edit_prompt in split_edits(prompt)]
-    masks = [mask] if isinstance(mask, np.ndarray) else list(mask)
-    if len(masks) != len(texts):
-        raise ValueError(f"{len(texts)} edit prompts and {len(masks)} masks do not go together")
-    for own in masks:
-        if own.shape != picture.shape[:2]:
-            raise ValueError(f"the mask is {own.shape}, the picture {picture.shape[:2]}")
-    size = model.working_size(*picture.shape[:2])
-    if tuple(latent.shape[-2:]) != tuple(side // model.scale for side in size):
-        raise ValueError(f"the latent {tuple(latent.shape)} is not of a picture of {picture.shape[:2]}")
-    image_latents, report_progress = model.encode([picture]), progress or (lambda done, total: None)
-    of_picture = [torch.from_numpy(own) for own in masks]
-    return _finish(model, options, [picture], image_latents, [of_picture], latent, texts, [seed], report_progress)[0]
 
 
 def _sample(
@@ -277,53 +234,6 @@ def _keep_what_fits(
     return torch.stack(kept)
 
 
-def _finish(
-    model: EditModel,
-    options: FinishOptions,
-    pictures: Sequence[Picture],
-    image_latents: Tensor,
-    masks: Sequence[Sequence[Tensor]],
-    latents: Tensor,
-    texts: Sequence[Sequence[str]],
-    seeds: Sequence[int],
-    progress: Progress,
-) -> list[Picture]:
-    """`finish` for a batch: `image_latents` and `latents` ``[pictures, C, h, w]``, of the pictures and their edits.
-
-    `masks` are those of the edits of each picture ``[H, W]`` bool, `texts` is `_texts`'s.
-    """
-    by_edit = torch.stack([torch.stack(list(of_picture)) for of_picture in masks], 1)
-    _, alpha = feather_mask(by_edit.any(0).float(), options.grow, options.feather)
-    if options.strength:
-        changed = [
-            mask.to(model.device) for mask in _painted(by_edit, options.grow, (latents.shape[-2], latents.shape[-1]))
-        ]
-        latents = denoise(
-            Schedule(model, options.steps, options.strength), latents, image_latents,
-            make_noise(image_latents, seeds), encode_prompts(model, texts), options.cfg,
-            lambda *_: changed, progress,
-        )  # fmt: skip
-    edited = model.decode(latents, pictures[0].shape[:2])
-    before, after = (torch.from_numpy(np.stack(parts)).float() for parts in (pictures, edited))
-    if options.match_colour:
-        after = match_colours(before, after, alpha)
-    if options.grain:
-        after = add_grain(before / 255, after / 255, alpha) * 255
-    return list(paste(before, after, alpha).round().to(torch.uint8).numpy())
-
-
-def _painted(masks: Tensor, grow: int, size: tuple[int, int]) -> list[Tensor]:
-    """Which latent pixels the finish paints for each edit ``[pictures, h, w]`` bool, without overlap.
-
-    `masks` ``[edits, pictures, H, W]`` bool are grown by `grow`. What two edits would paint belongs to the one
-    whose mask has more of it, of equals to the first.
-    """
-    areas = [feather_mask(mask.float(), grow, 0)[0].float() for mask in masks]
-    painted = [functional.adaptive_max_pool2d(area, size) > 0 for area in areas]
-    shares = [functional.adaptive_avg_pool2d(mask.float(), size) for mask in masks]
-    return [area & ~find_others_pixels(shares, painted, number) for number, area in enumerate(painted)]
-
-
 def _final_masks(sessions: EditSessions, edits: Sequence[ReadEdit], picture: Picture) -> tuple[InstantMask, ...]:
     """The masks of the edits of a picture, at its size."""
     pixels = torch.tensor(picture).permute(2, 0, 1)[None] / 255
@@ -376,12 +286,6 @@ def _read_batch(
             [replace(one, settings=replace(one.settings, share=True)) for one in of_picture] for of_picture in edits
         ]
     return edits
-
-
-def check_picture(picture: Picture) -> None:
-    """Raises ``ValueError`` for what is not uint8 ``[H, W, 3]``."""
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise ValueError(f"a picture is uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}")
 
 
 def _now(device: torch.device) -> float:

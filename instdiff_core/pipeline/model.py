@@ -28,6 +28,9 @@ from ..tokens import PromptWords, prompt_words
 Picture = NDArray[np.uint8]
 """``[H, W, 3]``, sRGB, 0 to 255."""
 
+Mask = NDArray[np.bool_]
+"""``[H, W]``, true where a picture may change."""
+
 
 @dataclass(frozen=True)
 class EditModel:
@@ -166,6 +169,12 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> EditMode
     unet, vae, text_encoder = (part.float().to(device) for part in (pipe.unet, pipe.vae, pipe.text_encoder))
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     return EditModel(unet, _laid_out(vae), text_encoder, pipe.tokenizer, scheduler)
+
+
+def check_picture(picture: Picture) -> None:
+    """Raises ``ValueError`` for what is not uint8 ``[H, W, 3]``."""
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise ValueError(f"a picture is uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}")
 
 
 def _laid_out(vae: Any) -> Any:

@@ -13,8 +13,8 @@ from torch.nn import functional
 from ..options import MaskSettings
 from ..refine import InstantMask
 from ..session import MaskSession
-from .editing import Mask, NewSession
-from .model import EditModel, Picture
+from .editing import NewSession
+from .model import EditModel, Mask, Picture
 
 
 class OwnMaskSession(MaskSession):

@@ -9,6 +9,7 @@ from .pictures import (
     check_channels,
     check_own_mask,
     decode,
+    decode_start,
     encode,
     encode_for_inpainting,
     find_editable_pixels,
@@ -23,8 +24,17 @@ from .pictures import (
     undo_vae_crop,
 )
 from .routes import add_routes
-from .sampling import SAMPLERS, SCHEDULERS, sample
-from .text import PROMPT, EditPrompt, encode_prompt, find_prompts, get_edit_prompts, part_conditioning, read_prompt
+from .sampling import SAMPLERS, SCHEDULERS, sample, sample_in_passes
+from .text import (
+    PROMPT,
+    EditPrompt,
+    encode_prompt,
+    find_prompts,
+    get_edit_prompts,
+    part_conditioning,
+    read_prompt,
+    suits_a_crop,
+)
 from .wrapper import InstantMaskWrapper, get_record, wrap_model
 
 __all__ = [
@@ -37,6 +47,7 @@ __all__ = [
     "check_channels",
     "check_own_mask",
     "decode",
+    "decode_start",
     "encode",
     "encode_for_inpainting",
     "encode_prompt",
@@ -59,8 +70,10 @@ __all__ = [
     "read_prompt",
     "repeat_to_batch",
     "sample",
+    "sample_in_passes",
     "scale_mask_to_image",
     "scale_own_mask",
+    "suits_a_crop",
     "to_intermediate",
     "undo_vae_crop",
     "wrap_model",

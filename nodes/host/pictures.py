@@ -192,6 +192,20 @@ def encode_for_inpainting(
     return positive, negative, latent
 
 
+def decode_start(vae: Any, samples: Latent, image: Tensor) -> Tensor:
+    """What the samples of an edit show, at the size of its `image` ``[B, H, W, C]``, ``[B, H, W, 3]``.
+
+    Around what VAE Encode keeps of the image it is the image. Raises ``ValueError`` when they are of different size.
+    """
+    _get_start(samples, image, vae)
+    pictures = image[..., :3].clone()
+    decoded = _decode(vae, samples).to(image)
+    height, width = decoded.shape[1:3]
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    pictures[:, top : top + height, left : left + width] = repeat_to_batch(decoded, len(image))
+    return pictures
+
+
 def encode(vae: Any, pictures: Tensor) -> Latent:
     """Pictures ``[B, H, W, 3 or more]`` as a latent of them.
 
@@ -206,9 +220,14 @@ def encode(vae: Any, pictures: Tensor) -> Latent:
 def decode(vae: Any, latent: Latent, image: Tensor) -> Tensor:
     """The decoded latent without the padding, at the size, device and type of `image`, RGB."""
     (top, _), (left, _) = (_margins(vae, length) for length in image.shape[1:3])
-    decoded = vae.decode(latent["samples"])
-    pictures = decoded.flatten(0, -4)  # VAEs of video have frames
-    return pictures[:, top : top + image.shape[1], left : left + image.shape[2], :3].to(image)
+    pictures = _decode(vae, latent)
+    return pictures[:, top : top + image.shape[1], left : left + image.shape[2]].to(image)
+
+
+def _decode(vae: Any, latent: Latent) -> Tensor:
+    """The decoded latent ``[B, H, W, 3]``."""
+    pictures: Tensor = vae.decode(latent["samples"]).flatten(0, -4)  # VAEs of video have frames
+    return pictures[..., :3]
 
 
 def _get_start(samples: Latent, image: Tensor, vae: Any) -> Tensor:

@@ -8,6 +8,7 @@ from comfy.samplers import KSampler
 
 import nodes
 
+from ...instdiff_core.passes import next_seed, plan_passes
 from .pictures import Latent
 from .text import Conditioning
 
@@ -18,3 +19,14 @@ SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
 def sample(model: Any, latent: Latent, positive: Conditioning, negative: Conditioning, **widgets: Any) -> Latent:
     """KSampler: the host's own sampling with its progress and preview; `widgets` are its arguments by name."""
     return nodes.common_ksampler(model=model, positive=positive, negative=negative, latent=latent, **widgets)[0]
+
+
+def sample_in_passes(
+    model: Any, latent: Latent, positive: Conditioning, negative: Conditioning, *, passes: int, seed: int, steps: int,
+    denoise: float, **widgets: Any,
+) -> Latent:  # fmt: skip
+    """`sample`, its steps taken in passes (`plan_passes`), each with noise of its own."""
+    for number, part in enumerate(plan_passes(passes, steps, denoise)):
+        own = {"seed": next_seed(seed, number), "steps": part.steps, "denoise": part.strength}
+        latent = sample(model, latent, positive, negative, **own, **widgets)
+    return latent

@@ -38,6 +38,9 @@ OMNI_OPTION = "reference_latents_text_embeds"
 OMNI_TEMPLATE = "<|vision_end|>{}<|im_end|>\n<|im_start|>assistant\n<|vision_start|>"
 """What stands around the prompt in such a conditioning, in place of the tokenizer's own template."""
 
+OF_WHOLE_PICTURE = {"area", "mask", "control", "gligen", "concat_latent_image", "reference_latents"}
+"""The options of a conditioning that hold places in a picture, or pictures of its size."""
+
 LOADED = {"l": ("clip_l", "clip_g")}
 """What a key's encoders are called, of which one is enough, where that is not as the key."""
 
@@ -104,6 +107,11 @@ def context_length(context: Tensor, options: dict[str, Any]) -> int:
     """How many token positions a conditioning has: those of its context, and with HiDream those of Llama behind it."""
     llama: Tensor | None = options.get("conditioning_llama3")
     return context.shape[1] + (0 if llama is None else llama.shape[2])
+
+
+def suits_a_crop(conditioning: Conditioning) -> bool:
+    """Whether a CONDITIONING says the same of a part of a picture as of the whole: one prompt, and no places."""
+    return all(len(context) == 1 and not OF_WHOLE_PICTURE & options.keys() for context, options in conditioning)
 
 
 def _encoders(clip: Any, tokens: dict[str, Any]) -> list[str]:

@@ -1,0 +1,44 @@
+"""The passes of a finish: each paints the area again, from less noise than the one before.
+
+Almost pure noise does not show what surrounds the area, so that a thing may be begun where it has no room, and then
+vanish. Painted again from what came of it, with the surroundings as they are, it is decided anew. Resampling
+(Lugmayr et al. 2022, RePaint) and restart sampling (Xu et al. 2023) go back to noise in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FALL = 2 / 9
+"""By how much less noise than the first pass the last one begins with: 0.9, 0.83, 0.77, 0.7 (docs/method.md, 11)."""
+
+MOST_PASSES = 16
+"""Passes at most; more than steps there never are."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Sampling steps, and the strength that they begin at."""
+
+    steps: int
+    strength: float
+
+
+def plan_passes(passes: int, steps: int, strength: float) -> list[Pass]:
+    """`steps` (1 and above) on `passes` (1 to `MOST_PASSES`), of which the first begins at `strength` (0 to 1).
+
+    The last takes twice as many steps as each of the others, and what is left over.
+    """
+    before = min(passes, steps) - 1
+    if not before:
+        return [Pass(steps, strength)]
+    short = max(1, steps // (before + 2))
+    return [
+        Pass(short if number < before else steps - before * short, strength * (1 - number / before * FALL))
+        for number in range(before + 1)
+    ]
+
+
+def next_seed(seed: int, number: int) -> int:
+    """The seed of the noise of a pass, for that of the first; both of 64 bits, as KSampler's."""
+    return (seed + number) % (1 << 64)

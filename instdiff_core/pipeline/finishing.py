@@ -1,0 +1,184 @@
+"""The finish: the masked area painted once more, so that it agrees with its surroundings (docs/method.md, 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..blend import feather_mask, match_colours, paste
+from ..edits import find_others_pixels
+from ..grain import add_grain
+from ..options import FINISH, FinishOptions
+from ..passes import next_seed, plan_passes
+from ..region import Region, find_enlargement
+from .denoising import Progress, Schedule, denoise, encode_prompts, make_noise
+from .model import EditModel, Mask, Picture, check_picture
+from .prompts import Prompt, split_edits
+
+
+@torch.no_grad()
+def finish(
+    model: EditModel,
+    picture: Picture,
+    mask: Mask | Sequence[Mask],
+    latent: Tensor,
+    prompt: Prompt,
+    *,
+    options: FinishOptions = FINISH,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Picture:
+    """Regenerate the masked area so that it agrees with its surroundings, and put it into `picture`.
+
+    `mask` ``[H, W]`` has the size of the picture, `latent` ``[1, C, h, w]`` is an edit's, to start
+    from. Of several edits each prompt has a mask. Outside the grown mask the result is `picture` bit for bit.
+
+    Raises ``ValueError`` for a picture that is not uint8 ``[H, W, 3]``, for a mask or a latent of
+    another size, and for another number of masks than of prompts.
+    """
+    check_picture(picture)
+    texts = [[edit_prompt.text] for edit_prompt in split_edits(prompt)]
+    masks = [mask] if isinstance(mask, np.ndarray) else list(mask)
+    if len(masks) != len(texts):
+        raise ValueError(f"{len(texts)} edit prompts and {len(masks)} masks do not go together")
+    for own in masks:
+        if own.shape != picture.shape[:2]:
+            raise ValueError(f"the mask is {own.shape}, the picture {picture.shape[:2]}")
+    size = model.working_size(*picture.shape[:2])
+    if tuple(latent.shape[-2:]) != tuple(side // model.scale for side in size):
+        raise ValueError(f"the latent {tuple(latent.shape)} is not of a picture of {picture.shape[:2]}")
+    image_latents, report_progress = model.encode([picture]), progress or (lambda done, total: None)
+    of_picture = [torch.from_numpy(own) for own in masks]
+    return finish_batch(model, options, [picture], image_latents, [of_picture], latent, texts, [seed], report_progress)[
+        0
+    ]
+
+
+def finish_batch(
+    model: EditModel,
+    options: FinishOptions,
+    pictures: Sequence[Picture],
+    image_latents: Tensor,
+    masks: Sequence[Sequence[Tensor]],
+    latents: Tensor,
+    texts: Sequence[Sequence[str]],
+    seeds: Sequence[int],
+    progress: Progress,
+) -> list[Picture]:
+    """`finish` for pictures of one size.
+
+    `image_latents` are theirs ``[pictures, C, h, w]``, `latents` those of their edits. `masks` are
+    those of the edits of each picture ``[H, W]`` bool, `texts` the prompts of all pictures for each edit.
+    """
+    by_edit = torch.stack([torch.stack(list(of_picture)) for of_picture in masks], 1)
+    area, alpha = feather_mask(by_edit.any(0).float(), options.grow, options.feather)
+    if options.strength:
+        grown = torch.stack([feather_mask(mask.float(), options.grow, 0)[0] for mask in by_edit])
+        canvas = _Canvas(list(pictures), image_latents, latents, by_edit, grown, texts, seeds)
+        edited = _paint_in_parts(model, options, canvas, area, progress)
+    else:
+        edited = model.decode(latents, pictures[0].shape[:2])
+    before, after = (torch.from_numpy(np.stack(parts)).float() for parts in (pictures, edited))
+    if options.match_colour:
+        after = match_colours(before, after, alpha)
+    if options.grain:
+        after = add_grain(before / 255, after / 255, alpha) * 255
+    return list(paste(before, after, alpha).round().to(torch.uint8).numpy())
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """What is painted in one sampling: pictures of one size, with what `finish_batch` knows of them.
+
+    `masks` and `grown` ``[edits, pictures, H, W]`` bool.
+    """
+
+    pictures: list[Picture]
+    image_latents: Tensor
+    latents: Tensor
+    masks: Tensor
+    grown: Tensor
+    texts: Sequence[Sequence[str]]
+    seeds: Sequence[int]
+
+    def part(self, numbers: Sequence[int]) -> _Canvas:
+        """Some of the pictures."""
+        texts = [[of_edit[number] for number in numbers] for of_edit in self.texts]
+        seeds = [self.seeds[number] for number in numbers]
+        latents = self.image_latents[numbers], self.latents[numbers]
+        pictures = [self.pictures[number] for number in numbers]
+        return _Canvas(pictures, *latents, self.masks[:, numbers], self.grown[:, numbers], texts, seeds)
+
+    def enlarged(self, model: EditModel, region: Region) -> _Canvas:
+        """A region of a single picture, at the region's working size."""
+        height, width = self.pictures[0].shape[:2]
+        before = [self.pictures[0], model.decode(self.latents, (height, width))[0]]
+        cuts = [(region.cut(torch.tensor(picture)[None])[0] * 255).round().byte().numpy() for picture in before]
+        image_latents, latents = (model.encode([cut]) for cut in cuts)
+        masks, grown = (
+            torch.stack([region.cut_mask(mask) > 0.5 for mask in of_edits]) for of_edits in (self.masks, self.grown)
+        )
+        return _Canvas(cuts[:1], image_latents, latents, masks, grown, self.texts, self.seeds)
+
+
+def _paint_in_parts(
+    model: EditModel, options: FinishOptions, canvas: _Canvas, area: Tensor, progress: Progress
+) -> list[Picture]:
+    """The pictures with their `area` ``[pictures, H, W]`` bool painted: each that is enlarged by itself."""
+    regions = {
+        number: region
+        for number, (mask, own) in enumerate(zip(canvas.masks.any(0), area, strict=True))
+        if options.enlarge and (region := find_enlargement(mask, own, model.native_pixels, unit=model.unit))
+    }
+    whole = [number for number in range(len(area)) if number not in regions]
+    samplings, edited = len(regions) + bool(whole), list(canvas.pictures)
+
+    def report(before: int) -> Progress:
+        return lambda done, _: progress((before * options.steps + done) // samplings, options.steps)
+
+    for before, (number, region) in enumerate(regions.items()):
+        (crop,) = _paint(model, options, canvas.part([number]).enlarged(model, region), report(before))
+        picture = torch.tensor(edited[number])[None]
+        region.put_back(picture, torch.from_numpy(crop)[None].float() / 255, torch.ones(1, *region.size))
+        edited[number] = picture[0].numpy()
+    if whole:
+        painted = _paint(model, options, canvas.part(whole), report(len(regions)))
+        for number, picture_of_whole in zip(whole, painted, strict=True):
+            edited[number] = picture_of_whole
+    return edited
+
+
+def _paint(model: EditModel, options: FinishOptions, canvas: _Canvas, progress: Progress) -> list[Picture]:
+    """The pictures as the model paints them in all passes."""
+    latents, image_latents = canvas.latents, canvas.image_latents
+    painted = _painted(canvas.masks, canvas.grown, (latents.shape[-2], latents.shape[-1]))
+    changed = [area.to(model.device) for area in painted]
+    context, before = encode_prompts(model, canvas.texts), 0
+    for number, part in enumerate(plan_passes(options.passes, options.steps, options.strength)):
+        latents = denoise(
+            Schedule(model, part.steps, part.strength), latents, image_latents,
+            make_noise(image_latents, [next_seed(seed, number) for seed in canvas.seeds]), context, options.cfg,
+            lambda *_: changed, _continued(progress, before, options.steps),
+        )  # fmt: skip
+        before += part.steps
+    return model.decode(latents, canvas.pictures[0].shape[:2])
+
+
+def _continued(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: progress(before + done, total)
+
+
+def _painted(masks: Tensor, grown: Tensor, size: tuple[int, int]) -> list[Tensor]:
+    """Which latent pixels the finish paints for each edit ``[pictures, h, w]`` bool, without overlap.
+
+    `masks` ``[edits, pictures, H, W]`` bool, and `grown`. What two edits would paint belongs to the one
+    whose mask has more of it, of equals to the first.
+    """
+    painted = [functional.adaptive_max_pool2d(area.float(), size) > 0 for area in grown]
+    shares = [functional.adaptive_avg_pool2d(mask.float(), size) for mask in masks]
+    return [area & ~find_others_pixels(shares, painted, number) for number, area in enumerate(painted)]
