@@ -147,8 +147,11 @@ def _paint_in_parts(
         region.put_back(picture, torch.from_numpy(crop)[None].float() / 255, torch.ones(1, *region.size))
         edited[number] = picture[0].numpy()
     if whole:
-        painted = _paint(model, options, canvas.part(whole), report(len(regions)))
-        for number, picture_of_whole in zip(whole, painted, strict=True):
+        # Kernels are chosen by the size of a batch, and round in ways of their own: it is filled, so that how a
+        # picture comes out does not depend on the masks of the others.
+        filled = [*whole, *[whole[-1]] * len(regions)]
+        painted = _paint(model, options, canvas.part(filled), report(len(regions)))
+        for number, picture_of_whole in zip(whole, painted, strict=False):
             edited[number] = picture_of_whole
     return edited
 

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
-from instdiff_core.region import LARGEST_SCALE, WHOLE, Region, find_regions, working_size
+from instdiff_core.region import LARGEST_SCALE, WHOLE, WORTH, Region, find_enlargement, find_regions, working_size
 
 PIXELS = 256**2
 
@@ -108,6 +109,50 @@ def test_each_picture_of_a_batch_has_its_own_region_of_one_shape() -> None:
     assert [region.picture for region in regions] == [0, 1, 2]
     assert len({region.size for region in regions}) == 1
     assert all(holds(region, mask) for region, mask in zip(regions, masks, strict=True))
+
+
+def widened(mask: Tensor, pixels: int) -> Tensor:
+    """A mask ``[H, W]`` and what is around it."""
+    return max_pool2d(mask[None].float(), 2 * pixels + 1, 1, pixels)[0] > 0
+
+
+@pytest.mark.parametrize(
+    "box", [(100, 150, 40, 50), (0, 0, 30, 20), (270, 370, 30, 30), (150, 200, 1, 1), (140, 100, 10, 70)]
+)
+def test_what_is_small_is_enlarged_to_the_models_size_with_all_that_is_painted(box: tuple[int, int, int, int]) -> None:
+    (mask,) = masked(box)
+    area = widened(mask, 8)
+    region = find_enlargement(mask, area, PIXELS, unit=8)
+    assert region is not None
+    assert holds(region, area)
+    assert math.prod(region.size) == pytest.approx(PIXELS, rel=0.1)
+    assert WORTH <= region.size[0] / region.height <= LARGEST_SCALE
+
+
+@pytest.mark.parametrize(
+    ("box", "grow"),
+    [
+        pytest.param((60, 60, 180, 200), 8, id="large"),
+        pytest.param((0, 0, 300, 400), 0, id="all of it"),
+        pytest.param((0, 0, 0, 0), 8, id="empty"),
+        pytest.param((100, 150, 40, 40), 60, id="an area that reaches beyond the region"),
+    ],
+)
+def test_what_is_not_small_or_would_be_cut_off_is_painted_in_the_whole_picture(
+    box: tuple[int, int, int, int], grow: int
+) -> None:
+    (mask,) = masked(box)
+    assert find_enlargement(mask, widened(mask, grow), PIXELS) is None
+
+
+def test_where_nothing_is_painted_nothing_is_enlarged() -> None:
+    (mask,) = masked((100, 150, 40, 40))
+    assert find_enlargement(mask, torch.zeros_like(mask), PIXELS) is None
+
+
+def test_a_picture_that_is_small_itself_is_not_enlarged() -> None:
+    (mask,) = masked((20, 20, 20, 20), size=(64, 64))
+    assert find_enlargement(mask, widened(mask, 8), PIXELS) is None
 
 
 def test_a_context_below_the_mask_itself_is_refused() -> None:
