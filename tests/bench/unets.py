@@ -88,20 +88,23 @@ class UNetEngine:
 
     @torch.no_grad()
     def prepare(self, scenes: Sequence[Scene], seeds: Sequence[int]) -> UNetBatch:
-        latents = self.model.encode([scene.picture for scene in scenes])
-        model = _EncodedModel(**vars(self.model), latents=latents)
+        pictures = [scene.picture for scene in scenes]
+        model = _EncodedModel(**vars(self.model), pictures=pictures, latents=self.model.encode(pictures))
         return UNetBatch(model, scenes, seeds, self.sampling, self.finishing)
 
 
 @dataclass(frozen=True)
 class _EncodedModel(EditModel):
-    """A model that has the latents of its pictures already: they are the same for all methods."""
+    """A model that has the latents of some pictures already: they are the same for all methods."""
 
+    pictures: Sequence[Picture]
     latents: torch.Tensor
 
     def encode(self, pictures: Sequence[Picture]) -> torch.Tensor:
-        assert len(pictures) == len(self.latents)
-        return self.latents
+        known = {id(picture): latent for picture, latent in zip(self.pictures, self.latents, strict=True)}
+        if all(id(picture) in known for picture in pictures):
+            return torch.stack([known[id(picture)] for picture in pictures])
+        return super().encode(pictures)
 
 
 @dataclass
