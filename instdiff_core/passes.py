@@ -7,13 +7,15 @@ vanish. Painted again from what came of it, with the surroundings as they are, i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FALL = 2 / 9
 """By how much less noise than the first pass the last one begins with: 0.9, 0.83, 0.77, 0.7 (docs/method.md, 11)."""
 
+SHORTEST = 4
+"""Steps of a pass at least: in fewer it paints nothing that the next could mend."""
+
 MOST_PASSES = 16
-"""Passes at most; more than steps there never are."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,13 @@ class Pass:
 def plan_passes(passes: int, steps: int, strength: float) -> list[Pass]:
     """`steps` (1 and above) on `passes` (1 to `MOST_PASSES`), of which the first begins at `strength` (0 to 1).
 
-    The last takes twice as many steps as each of the others, and what is left over.
+    Each takes as many; what is left over the last takes. There are fewer where they would be shorter than `SHORTEST`.
     """
-    before = min(passes, steps) - 1
-    if not before:
-        return [Pass(steps, strength)]
-    short = max(1, steps // (before + 2))
-    return [
-        Pass(short if number < before else steps - before * short, strength * (1 - number / before * FALL))
-        for number in range(before + 1)
-    ]
+    passes = max(1, min(passes, steps // SHORTEST))
+    each, left_over = divmod(steps, passes)
+    falls = [FALL * number / max(1, passes - 1) for number in range(passes)]
+    plan = [Pass(each, strength * (1 - fall)) for fall in falls]
+    return [*plan[:-1], replace(plan[-1], steps=each + left_over)]
 
 
 def next_seed(seed: int, number: int) -> int:

@@ -30,11 +30,11 @@ bright on objects, the opposite of Stable Diffusion's.
 """
 
 SAMPLING = SamplingOptions(steps=10, strength=0.5)
-FINISHING = FinishOptions(steps=10)
+FINISHING = FinishOptions()
 """How U-Nets edit here."""
 
 FLOW_SAMPLING = SamplingOptions(steps=8, cfg=3.0, strength=0.3)
-FLOW_FINISHING = FinishOptions(steps=8, cfg=3.0, strength=0.5)
+FLOW_FINISHING = FinishOptions(steps=16, cfg=3.0, strength=0.5)
 """How flow models do: at strength 0.3 they begin with as much noise as U-Nets at 0.5 (1.4 times the picture)."""
 
 

@@ -141,7 +141,7 @@ class _HostedScene:
             finished, _ = engine.run(
                 "finish", "InpaintFinish", **self.shared, vae=engine.vae, image=self.image, mask=mask.binary.float(),
                 samples=samples, steps=finishing.steps, denoise=finishing.strength, cfg=finishing.cfg,
-                grow=finishing.grow, feather=finishing.feather,
+                grow=finishing.grow, feather=finishing.feather, passes=finishing.passes, enlarge=finishing.enlarge,
             )  # fmt: skip
         timings = {"sample": sampled - started, "finish": time.perf_counter() - sampled}
         return Edit(_picture(finished), _picture(unfinished), (mask,), samples["samples"], record, timings)

@@ -40,7 +40,7 @@ from instdiff_core.region import find_regions
 
 from . import classifier
 
-SAMPLING, FINISHING = SamplingOptions(10), FinishOptions(10)
+SAMPLING, FINISHING = SamplingOptions(10), FinishOptions()
 BEST_PSNR = 100.0
 
 
