@@ -37,6 +37,27 @@ def test_the_same_strength_and_seed_give_the_same_picture(host):
     picture = (image[0] * 255).round().to(torch.uint8).numpy()
     everywhere, start = np.ones(picture.shape[:2], bool), model.encode([picture])
     here = finish(
-        model, picture, everywhere, start, "a dog", options=FinishOptions(strength=0.9, **options), seed=3
+        model, picture, everywhere, start, "a dog", options=FinishOptions(strength=0.9, passes=1, **options), seed=3
     )  # fmt: skip
     assert (torch.from_numpy(here) / 255 - there).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("side", [48, 200])
+def test_the_finish_paints_the_same_in_its_passes_and_crops(host, side):
+    image, _ = host.run("InstDiffMiniScene", object="cat", background="grass", seed=1)
+    mask = torch.zeros(1, 256, 256)
+    mask[:, 24 : 24 + side, 32 : 32 + side] = 1
+    options: dict[str, Any] = {"steps": 5, "cfg": 5.0, "passes": 3}
+    inputs = host.sampling(None) | {"vae": host.vae, "image": image, "mask": mask, "positive": host.prompt("a dog")}
+    del inputs["latent_image"]
+    samples = {"samples": host.vae.encode(image)}
+    there, _ = host.run("InstDiffInpaintFinish", **inputs | options | {"denoise": 0.9, "samples": samples})
+    model = load_mini()
+    picture = (image[0] * 255).round().to(torch.uint8).numpy()
+    here = finish(
+        model, picture, mask[0].bool().numpy(), model.encode([picture]), "a dog",
+        options=FinishOptions(strength=0.9, **options), seed=3,
+    )  # fmt: skip
+    changed = (there != image).any(-1)[0]
+    assert changed.any()
+    assert (torch.from_numpy(here) / 255 - there[0])[changed].abs().mean() < 0.02

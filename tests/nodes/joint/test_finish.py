@@ -46,3 +46,24 @@ def test_pictures_are_edited_and_finished(host, joint_family, video_vae, make_pi
     outside = area == 0
     assert torch.equal(finished[outside], image[outside])
     assert (finished != image).any(-1)[:, 20:50, 20:50].float().mean() > 0.9
+
+
+@pytest.mark.one_host
+def test_what_is_small_is_painted_at_the_models_size_and_nothing_else(host, joint_family, video_vae, make_picture):
+    inputs, image, mask = joint_family("wan").inputs(), make_picture(1, 336, 340), torch.zeros(1, 336, 340)
+    mask[:, 100:140, 200:230] = 1
+    sizes = []
+
+    def note(apply, given):
+        sizes.append(tuple(given["input"].shape[1:]))
+        return apply(given["input"], given["timestep"], **given["c"])
+
+    model = inputs["model"].clone()
+    model.set_model_unet_function_wrapper(note)
+    finished, area = host.run(
+        "InstDiffInpaintFinish", model=model, image=image, mask=mask, vae=video_vae, steps=1, cfg=1.0,
+        samples={"samples": video_vae.encode(image)}, **{key: inputs[key] for key in ("positive", "negative")},
+    )  # fmt: skip
+    assert set(sizes) == {(16, 1, 128, 128)}
+    assert torch.equal(finished[area == 0], image[area == 0])
+    assert (finished != image).any(-1)[mask > 0].float().mean() > 0.9
