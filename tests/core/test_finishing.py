@@ -131,13 +131,16 @@ def test_of_a_batch_with_a_small_and_a_large_mask_each_is_painted_as_if_it_were_
     seen: list[tuple[int, int]] = []
 
     def edited(numbers: list[int], **options: Any) -> list[np.ndarray]:
-        pictures_of, prompts_of, masks_of = (
-            [part[number] for number in numbers] for part in (pictures, prompts, masks)
-        )
         results = edit_batch(
-            model, pictures_of, prompts_of, seeds=[number + 3 for number in numbers],
-            new_session=own_masks(model, masks_of), sampling=SamplingOptions(1), finishing=FinishOptions(2), **options,
-        )  # fmt: skip
+            model,
+            [pictures[number] for number in numbers],
+            [prompts[number] for number in numbers],
+            seeds=[number + 3 for number in numbers],
+            new_session=own_masks(model, [masks[number] for number in numbers]),
+            sampling=SamplingOptions(1),
+            finishing=FinishOptions(2),
+            **options,
+        )
         return [result.picture for result in results]
 
     together = edited([0, 1, 2], progress=lambda *step: seen.append(step))
