@@ -78,8 +78,9 @@ class InpaintFinish(io.ComfyNode):
                     default=FINISH.passes,
                     min=1,
                     max=MOST_PASSES,
-                    tooltip="Into how many passes the steps are divided, each from less noise than the one before: "
-                    "what came out wrong is painted anew. 1 takes all steps at once, as KSampler does.",
+                    tooltip="Into how many passes, of at least 4 steps, the steps are divided, each from less noise "
+                    "than the one before: what came out wrong is painted anew. 1 takes all steps at once, as KSampler "
+                    "does.",
                 ),
                 io.Boolean.Input(
                     "enlarge",

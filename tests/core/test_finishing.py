@@ -58,11 +58,10 @@ def check(before: np.ndarray, mask: np.ndarray, after: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("enlarge", [False, True])
-@pytest.mark.parametrize("passes", [1, 3])
 def test_what_is_small_is_painted_and_nothing_else(
-    model: EditModel, picture: np.ndarray, latent: torch.Tensor, passes: int, enlarge: bool
+    model: EditModel, picture: np.ndarray, latent: torch.Tensor, enlarge: bool
 ) -> None:
-    options = FinishOptions(3, strength=0.7, passes=passes, enlarge=enlarge)
+    options = FinishOptions(8, strength=0.7, enlarge=enlarge)
     check(picture, SMALL, finish(model, picture, SMALL, latent, "a dog", options=options))
 
 
@@ -84,11 +83,22 @@ def test_passes_and_the_crop_each_lead_to_another_picture(
         assert not np.array_equal(first[SMALL], second[SMALL])
 
 
-def test_few_steps_are_one_pass_whatever_passes_says(model: EditModel, picture: np.ndarray, latent: torch.Tensor) -> None:
+def test_few_steps_are_one_pass_whatever_passes_says(
+    model: EditModel, picture: np.ndarray, latent: torch.Tensor
+) -> None:
     one, four = (
         finish(model, picture, SMALL, latent, "a dog", options=FinishOptions(3, passes=passes)) for passes in (1, 4)
     )
     assert np.array_equal(one, four)
+
+
+def test_progress_counts_on_from_pass_to_pass(model: EditModel, picture: np.ndarray, latent: torch.Tensor) -> None:
+    seen: list[tuple[int, int]] = []
+    finish(
+        model, picture, LARGE, latent, "a dog", options=FinishOptions(9, passes=2),
+        progress=lambda *step: seen.append(step),
+    )  # fmt: skip
+    assert seen == [(done, 9) for done in range(1, 10)]
 
 
 def test_what_is_large_is_the_same_with_enlarge_and_without(
