@@ -47,13 +47,13 @@ SHOWN: dict[str, dict[str, str | tuple[str, int]]] = {
 """Of templates that run as they are, the nodes whose pictures are shown, by their titles; a number: of several."""
 
 SCENES = {
-    "edit_your_photo": ("flower", "snow", "apple", 3),
+    "edit_your_photo": ("dog", "snow", "apple", 3),
     "sdxl": ("cat", "grass", "panda", 0),
     "inpainting_finish": ("panda", "bricks", "cat", 2),
     "flux_dev": ("apple", "night", "mushroom", 3),
     "sd3_5": ("tree", "sand", "mushroom", 1),
     "qwen_image": ("ball", "bricks", "hat", 4),
-    "z_image_turbo": ("banana", "night", "panda", 5),
+    "z_image_turbo": ("mushroom", "night", "panda", 6),
 }
 """Of templates that need files: object, background, what it becomes, and a seed, for the embedded model."""
 
