@@ -90,6 +90,10 @@ class Region:
         )
         return any(inside and bool(side.any()) for inside, side in sides)
 
+    def leaves_out(self, masks: Tensor) -> bool:
+        """Whether masks ``[B, H, W]`` bool of the region's picture reach beyond the rectangle."""
+        return bool(masks[self.picture].sum() > self._part(masks).sum())
+
     def of_another(self, further: int) -> Region:
         """The same rectangle of a picture that is `further` on in the batch."""
         return replace(self, picture=self.picture + further)
@@ -148,7 +152,7 @@ def find_enlargement(mask: Tensor, area: Tensor, pixels: int, *, unit: int = 64)
     (region,) = find_regions(mask[None], pixels, context=max(CONTEXT, least), unit=unit)
     enlarged = math.sqrt(math.prod(region.size) / (region.height * region.width))
     whole = (region.height, region.width) == tuple(area.shape)
-    return None if whole or enlarged < WORTH or region.cuts_off(area[None]) else region
+    return None if whole or enlarged < WORTH or region.leaves_out(area[None]) else region
 
 
 def working_size(height: int, width: int, pixels: int, unit: int) -> tuple[int, int]:

@@ -145,6 +145,12 @@ def test_what_is_not_small_or_would_be_cut_off_is_painted_in_the_whole_picture(
     assert find_enlargement(mask, widened(mask, grow), PIXELS) is None
 
 
+def test_what_is_painted_apart_from_the_rest_is_not_left_out() -> None:
+    (mask,) = masked((100, 150, 40, 40))
+    area = widened(mask, 8) | masked((10, 10, 5, 5))[0]
+    assert find_enlargement(mask, area, PIXELS) is None
+
+
 def test_where_nothing_is_painted_nothing_is_enlarged() -> None:
     (mask,) = masked((100, 150, 40, 40))
     assert find_enlargement(mask, torch.zeros_like(mask), PIXELS) is None
