@@ -41,8 +41,8 @@ from .unets import UNetEngine
 DEFAULT_METHODS = ("default", "LEdits++")
 FIGURES = ("IoU 1", "IoU 2", "success 1", "success 2", "both", "PSNR outside", "U-Net rows", "seconds")
 
-FINISHING = FinishOptions(steps=10, strength=0.6)
-"""With half of the templates' steps, and from less noise, in which two things keep their places (method.md, 8)."""
+FINISHING = FinishOptions(strength=0.6)
+"""From less noise than a single edit, in which two things keep their places (method.md, 8)."""
 
 Figures = dict[str, float]
 
