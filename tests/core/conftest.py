@@ -1,19 +1,39 @@
-"""The embedded model's tokenizer, CLIP's own, cut to the words of its captions; a scene; artwork for the corpus."""
+"""The embedded model, its tokenizer (CLIP's, cut to the words of its captions), scenes, artwork for the corpus."""
 
 import itertools
 
 import numpy as np
 import pytest
+import torch
 from transformers import CLIPTokenizer
 
 from instdiff_core.mini import FOLDER
 from instdiff_core.mini.scenes import compose
 from instdiff_core.mini.training.corpus import known
+from instdiff_core.pipeline import EditModel, load_mini
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
     return CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def model() -> EditModel:
+    return load_mini()
+
+
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    """A cat on grass."""
+    return compose(np.random.default_rng(5), ["cat"], "grass", size=128)[0]
+
+
+@pytest.fixture(scope="session")
+def latent(model: EditModel) -> torch.Tensor:
+    """A latent of that picture's size."""
+    height, width = (side // model.scale for side in model.working_size(128, 128))
+    return torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import torch
 
 from instdiff_core.mini.scenes import compose
 from instdiff_core.options import FINISH, FinishOptions, SamplingOptions
-from instdiff_core.pipeline import EditModel, edit_batch, finish, load_mini
+from instdiff_core.pipeline import EditModel, edit_batch, finish
 from instdiff_core.pipeline.own_mask import own_masks
 
 
@@ -31,23 +31,6 @@ def grown(mask: np.ndarray) -> np.ndarray:
     side = 2 * FINISH.grow + 1
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, FINISH.grow), (side, side))
     return np.asarray(windows.any((-2, -1)))
-
-
-@pytest.fixture(scope="module")
-def model() -> EditModel:
-    return load_mini()
-
-
-@pytest.fixture(scope="module")
-def picture() -> np.ndarray:
-    return compose(np.random.default_rng(5), ["cat"], "grass", size=128)[0]
-
-
-@pytest.fixture(scope="module")
-def latent(model: EditModel) -> torch.Tensor:
-    """A latent of the picture's size."""
-    height, width = (side // model.scale for side in model.working_size(128, 128))
-    return torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def check(before: np.ndarray, mask: np.ndarray, after: np.ndarray) -> None:

@@ -18,29 +18,12 @@ from safetensors.torch import save_file
 from instdiff_core.metrics import iou
 from instdiff_core.mini.scenes import compose
 from instdiff_core.options import FINISH, PRESETS, FinishOptions, MaskSettings, SamplingOptions
-from instdiff_core.pipeline import EditModel, EditPrompt, edit, edit_batch, finish, load_mini, load_model
+from instdiff_core.pipeline import EditModel, EditPrompt, edit, edit_batch, finish, load_model
 from instdiff_core.pipeline.own_mask import OwnMaskSession
 from instdiff_core.refine import refine_record
 from tests.bench.scenes import two_edits
 
 FEW: dict[str, Any] = {"sampling": SamplingOptions(2), "finishing": FinishOptions(2, strength=0.5)}
-
-
-@pytest.fixture(scope="module")
-def model() -> EditModel:
-    return load_mini()
-
-
-@pytest.fixture(scope="module")
-def picture() -> np.ndarray:
-    return compose(np.random.default_rng(5), ["cat"], "grass", size=128)[0]
-
-
-@pytest.fixture(scope="module")
-def latent(model: EditModel) -> torch.Tensor:
-    """A latent of the picture's size."""
-    height, width = (side // model.scale for side in model.working_size(128, 128))
-    return torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
