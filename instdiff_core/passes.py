@@ -7,7 +7,7 @@ vanish. Painted again from what came of it, with the surroundings as they are, i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 FALL = 2 / 9
 """By how much less noise than the first pass the last one begins with: 0.9, 0.83, 0.77, 0.7 (docs/method.md, 11)."""
@@ -32,10 +32,10 @@ def plan_passes(passes: int, steps: int, strength: float) -> list[Pass]:
     Each takes as many; what is left over the last takes. There are fewer where they would be shorter than `SHORTEST`.
     """
     passes = max(1, min(passes, steps // SHORTEST))
-    each, left_over = divmod(steps, passes)
+    length, left_over = divmod(steps, passes)
+    lengths = [length] * (passes - 1) + [length + left_over]
     falls = [FALL * number / max(1, passes - 1) for number in range(passes)]
-    plan = [Pass(each, strength * (1 - fall)) for fall in falls]
-    return [*plan[:-1], replace(plan[-1], steps=each + left_over)]
+    return [Pass(length, strength * (1 - fall)) for length, fall in zip(lengths, falls, strict=True)]
 
 
 def next_seed(seed: int, number: int) -> int:

@@ -175,7 +175,7 @@ def _paint(
         if region is not None:
             edit = None if samples is None else host.encode(vae, region.cut(start[entry]))
             crop = sample(region.cut(image[entry]), region.cut_mask(own) > 0.5, edit, number)
-            region.put_back(painted[entry], crop, torch.ones(own.shape))
+            region.put_back(painted[entry], crop, torch.ones(1, *region.size))
         elif own.any():
             edit = None if samples is None else {"samples": latents[entry]}
             painted[entry] = sample(image[entry], own, edit, number)
