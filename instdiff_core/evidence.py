@@ -219,14 +219,15 @@ class Recorder:
         """That of `Evidence`, to be set when the last step is closed."""
 
     def resume(self, record: AttentionRecord, device: torch.device) -> None:
-        """Begin with the steps of an earlier run on the same picture and words."""
+        """Begin with the steps of an earlier run on the same picture and words, whose grid may be another one."""
+        grid = self._grid = self._grid or (record.maps.shape[-2], record.maps.shape[-1])
         self._image_latent = record.image_latent.to(device)
         self._compared = bool(record.propagated[:, :, ERROR_WITHOUT].any())
         if record.look is not None:
-            self._sums.look.add(record.look.to(device))
+            self._sums.look.add(_on_grid(record.look.to(device), grid))
         steps = zip(record.maps.to(device), record.propagated.to(device), record.weights.to(device), strict=True)
         for maps, propagated, weight in steps:
-            self._add(maps, propagated, weight)
+            self._add(_on_grid(maps, grid), _on_grid(propagated, grid), weight)
         self._signals = self.evidence().propagated[:, :FIRST_PROPAGATED]
         self._sigmas = list(torch.tensor(record.sigmas, device=device))
 
@@ -421,7 +422,7 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _on_grid(maps: Tensor, grid: Grid) -> Tensor:
-    """Maps ``[B, M, h, w]`` of a layer on another grid, which some nodes make coarser for some steps."""
+    """Maps ``[B, M, h, w]`` on another grid: some nodes make a layer's coarser for some steps, and models differ."""
     if tuple(maps.shape[-2:]) == grid:
         return maps
     return functional.interpolate(maps, grid, mode="bilinear", align_corners=False)

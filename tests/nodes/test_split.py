@@ -66,3 +66,15 @@ def test_the_second_part_with_another_prompt_finds_its_own_mask(host):
     assert len(host.hooks.get_record(attention, whole).sigmas) == 4
     kept = (whole["samples"] == latent).all(1)
     assert 0 < kept.float().mean() < 1
+
+
+def test_a_second_part_by_a_model_that_is_read_on_another_grid_goes_on(host, latent, layout_model):
+    """As SDXL's refiner may be."""
+    first, passed, _ = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})
+    second, _, attention = host.run("InstDiffMaskGuidance", model=layout_model("sd1"), latent={"samples": latent})
+    sigmas = host.extra("BasicScheduler", model=host.model, scheduler="normal", steps=4, denoise=0.6)
+    high, low = host.extra("SplitSigmas", sigmas=sigmas, step=2)
+    half = sampled(host, first, passed, "a frog", high, noise=True)
+    whole = sampled(host, second, half, "a frog", low, noise=False)
+    assert len(host.hooks.get_record(attention, whole).sigmas) == 4
+    assert host.run("InstDiffRefineMask", attention=attention, sampled=whole)[0].shape == (1, 128, 128)
