@@ -249,5 +249,7 @@ def _resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """Pictures ``[B, H, W, C]`` at another size, antialiased; as they are where they have it."""
     if tuple(images.shape[1:3]) == size:
         return images
-    resized = functional.interpolate(images.movedim(-1, 1), size, mode=mode, antialias=True, align_corners=False)
-    return resized.movedim(1, -1)
+    # in float32: on a CPU torch has no antialiasing in float16
+    values = images.movedim(-1, 1).float()
+    resized = functional.interpolate(values, size, mode=mode, antialias=True, align_corners=False)
+    return resized.movedim(1, -1).to(images)

@@ -222,3 +222,16 @@ def test_bytes_are_cut_and_put_back_as_their_values_are() -> None:
     assert torch.equal(edited, (values * 255).round().to(torch.uint8))
     assert torch.equal(edited[0], photo[0])
     assert torch.equal(edited[1, 10:40, 20:60][~where[0]], photo[1, 10:40, 20:60][~where[0]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pictures_in_half_precision_are_cut_and_put_back_in_it(dtype: torch.dtype) -> None:
+    """As ComfyUI has them with --fp16-intermediates."""
+    pictures, region = picture().to(dtype), Region(0, 10, 20, 30, 40, (64, 96))
+    crop = region.cut(pictures)
+    assert crop.dtype == dtype
+    torch.testing.assert_close(crop.float(), region.cut(pictures.float()), atol=0.01, rtol=0)
+    edited = pictures.clone()
+    region.put_back(edited, 1 - crop, torch.ones(1, 64, 96))
+    assert torch.equal(edited[:, :10], pictures[:, :10])
+    assert not torch.equal(edited, pictures)
