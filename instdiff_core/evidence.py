@@ -303,8 +303,9 @@ class Recorder:
         self.drop_step()
         if not layer_maps or self._grid is None:
             return None
-        maps = _mean(layer_maps)
         signals = predictions.signals(level)
+        # where a model is on several GPUs, another one may have computed this prompt
+        maps = _mean(layer_maps).to(signals.device)
         if foreign is not None and self._signals is not None:
             before = _on_grid(self._signals, (signals.shape[-2], signals.shape[-1]))
             signals = torch.where(foreign.unsqueeze(1), before, signals)
@@ -437,7 +438,8 @@ def _propagate(maps: Tensor, cells: dict[Kind, list[Layer]]) -> Tensor:
     propagated = []
     for (own, *_), layers in cells.items():
         pooled = maps if own == grid else functional.adaptive_avg_pool2d(maps, own)
-        propagated.append(_on_grid(to_maps(attend_together(layers, pooled.flatten(2).mT), own), grid))
+        attended = to_maps(attend_together(layers, pooled.flatten(2).mT), own)
+        propagated.append(_on_grid(attended, grid).to(maps.device))
     return _mean(propagated) if propagated else maps
 
 

@@ -178,7 +178,7 @@ class InstantMaskRun:
         if looked and not leaves_noise:
             look_again([self.session], first, look)
         if self._asks and not leaves_noise:
-            self._ask_about_rest()
+            self._ask_about_rest(extra["model_options"])
         return samples
 
     @property
@@ -198,19 +198,19 @@ class InstantMaskRun:
         finally:
             self._looking = False
 
-    def _ask_about_rest(self) -> None:
-        """`ask_about_rest` for every edit where it is possible."""
+    def _ask_about_rest(self, options: dict[str, Any]) -> None:
+        """`ask_about_rest` for every edit where it is possible; `options` are the model options of the steps."""
         latent = drop_time(self._model_latent)
         for edit in filter(self._holds_everywhere, self._edits):
-            ask_about_rest(edit.session, latent, partial(self._predict_at_almost_pure_noise, edit))
+            ask_about_rest(edit.session, latent, partial(self._predict_at_almost_pure_noise, options, edit))
 
-    def _predict_at_almost_pure_noise(self, edit: SampledEdit, number: int) -> tuple[Tensor, Tensor]:
+    def _predict_at_almost_pure_noise(
+        self, options: dict[str, Any], edit: SampledEdit, number: int
+    ) -> tuple[Tensor, Tensor]:
         """`rest.Predict` for an edit."""
         conds = self._conditionings(edit)
         noised = self._noised(ALMOST_PURE, make_opposed_noise(self._model_latent, number))
-        with_prompt, without = comfy.samplers.calc_cond_batch(
-            self._guider.inner_model, conds, *noised, self._guider.model_options
-        )
+        with_prompt, without = comfy.samplers.calc_cond_batch(self._guider.inner_model, conds, *noised, options)
         return drop_time(with_prompt), drop_time(without)
 
     def _conditionings(self, edit: SampledEdit) -> list[list[dict[str, Any]]]:

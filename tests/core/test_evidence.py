@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 
 from instdiff_core.attention import word_maps as read_words
@@ -251,6 +252,19 @@ def test_the_device_is_never_waited_for():
     found = recorder.evidence()
     assert [getattr(found, part).device.type for part in PARTS] == ["meta"] * 4
     assert found.propagated.shape == (2, 5, 8, 8)
+
+
+def test_a_step_that_another_gpu_has_computed_counts_as_any():
+    recorder = Recorder()
+    with FakeTensorMode():  # as strict about devices as GPUs are
+        latents = torch.empty(4, 2, 4, 32, 32, device="cuda:0")
+        cells = torch.empty(2, 4, 64, 8, device="cuda:1")
+        for _ in range(2):
+            recorder.add_words(torch.empty(2, 4, 8, 8, device="cuda:1"))
+            recorder.add_self_attention(cells, cells, (8, 8))
+            assert recorder.close_step(NoiseLevel(*torch.empty(2, device="cuda:0")), Predictions(*latents))
+        found = recorder.evidence()
+    assert [str(getattr(found, part).device) for part in PARTS] == ["cuda:0"] * 4
 
 
 # ---- a batch ----

@@ -227,3 +227,18 @@ def test_guiders(host, latent, two, node):
     record = host.hooks.get_record(attention, sampled[0])
     check(host, latent, sampled[0], record, refined[3])
     assert "predict_noise" not in vars(guider)
+
+
+def test_a_model_on_several_gpus(host, latent, two):
+    """Which divide the prompts of a call among them, with options of their own."""
+    import comfy.samplers
+
+    if not hasattr(comfy.samplers, "_calc_cond_batch_multigpu"):
+        pytest.skip("this ComfyUI does not divide prompts")
+    model = host.model.clone()
+    devices = torch.device("cpu"), torch.device("cpu", 0)
+    model.model_options["multigpu_clones"] = dict.fromkeys(devices, model)
+    alone, divided = (sample(host, latent, two, model=each) for each in (host.model, model))
+    assert divided[2].rest_ratio is not None
+    torch.testing.assert_close(divided[0]["samples"], alone[0]["samples"], atol=1e-3, rtol=1e-3)
+    assert torch.equal(divided[3], alone[3])
