@@ -200,8 +200,19 @@ def get_record(attention: AttentionRecord | InstantMaskWrapper, sampled: Latent 
 
 
 def wrap_model(model: Any, wrapper: InstantMaskWrapper) -> Any:
-    """A clone of `model` whose samplings have instant masks. Raises ``ValueError`` for models that cannot be read."""
+    """A clone of `model` whose samplings have instant masks.
+
+    Raises ``ValueError`` for models that cannot be read, and for one whose samplings have them already.
+    """
     check_readable(model)
+    wrappers = comfy.patcher_extension.get_all_wrappers(
+        WrappersMP.OUTER_SAMPLE, model.model_options, is_model_options=True
+    )
+    if any(isinstance(getattr(each, "__self__", None), InstantMaskWrapper) for each in wrappers):
+        raise ValueError(
+            "the model comes from Instant Mask Guidance, and its samplings have a mask already: connect the model that "
+            "goes into Instant Mask Guidance"
+        )
     clone = model.clone()
     for kind, function in (
         (WrappersMP.OUTER_SAMPLE, wrapper.outer_sample),
