@@ -16,7 +16,7 @@ import { textsFor } from "./widget/texts.js";
  */
 
 /** What the editor needs, and what a new node gets. */
-const LEAST_HEIGHT = 450;
+const LEAST_HEIGHT = 390;
 const SIZE = [420, 820];
 
 /** Where the references to the latest run are kept in a saved workflow. */
