@@ -4,7 +4,6 @@ from .browser import leave_for_browser
 from .difference import measure_difference
 from .edits import find_edited_areas
 from .mini_model import load_mini_clip, load_mini_unet, load_mini_vae
-from .notices import native_side
 from .pictures import (
     check_channels,
     check_own_mask,
@@ -25,6 +24,7 @@ from .pictures import (
 )
 from .routes import add_routes
 from .sampling import SAMPLERS, SCHEDULERS, sample, sample_in_passes
+from .sizes import native_side
 from .text import (
     PROMPT,
     EditPrompt,

@@ -13,12 +13,7 @@ from torch import Tensor
 from ...instdiff_core.evidence import TOO_NOISY
 from .levels import find_noise_level
 from .readers.layouts import FAMILIES
-
-NATIVE_SIDES = {768: 512, 1024: 768, 2048: 1024}
-"""Pixels across the pictures that a U-Net was made for, by the width of its prompts: SD 1.x, SD 2.x, SDXL.
-
-Of other widths there is only the embedded model, made for 256.
-"""
+from .sizes import native_side
 
 SUITABLE_NOISE = 1.5
 """Noise to signal at which a sampling should begin: Stable Diffusion's at a denoise of 0.5.
@@ -29,14 +24,6 @@ Mask IoU of a small flow model that begins at 0.8, 1.4, 2.1, 3.2: one object 0.8
 
 LARGE = 2.5
 """From how many times these pixels on a picture is large: what costs is attention, which grows with their square."""
-
-
-def native_side(model: Any) -> int:
-    """Pixels across the square pictures that a MODEL was made for."""
-    if family := FAMILIES.get(type(model.model.diffusion_model).__name__):
-        return family.side
-    width_of_prompts: Any = model.model.model_config.unet_config.get("context_dim")
-    return NATIVE_SIDES.get(width_of_prompts, 256)
 
 
 def warn_of_size(model: Any, latent: Tensor) -> None:

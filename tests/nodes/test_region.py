@@ -37,6 +37,14 @@ def test_the_crop_has_the_size_that_the_model_was_made_for(host, photo):
     assert crop.shape == (1, 320, 320, 4)
 
 
+def test_the_size_is_known_of_every_kind_of_model(host, layout_model, unreadable_model):
+    photo, mask = torch.zeros(1, 1200, 1200, 3), torch.zeros(1, 1200, 1200)
+    mask[:, 400:800, 400:800] = 1
+    sizes = {layout_model("sd1", context=768): 512, layout_model("sdxl", context=1280): 1024, unreadable_model: 1024}
+    for model, side in sizes.items():  # SDXL's refiner is the one with prompts of 1280
+        assert host.run("InstDiffCropToEdit", image=photo, mask=mask, model=model)[0].shape == (1, side, side, 3)
+
+
 def test_what_is_put_back_changes_the_painted_area_alone_and_at_full_size(host, photo):
     before = photo.clone()
     crop, _, area = host.run("InstDiffCropToEdit", image=photo, mask=mask_of(ONE), model=host.model)
