@@ -59,7 +59,7 @@ def select_edits(record: AttentionRecord, number: int | None) -> list[int]:
     """
     count = len(record.edits)
     if number and number > count:
-        raise ValueError(f"there is no edit {number}: the sampling had {count}, counted from 1 (0: all of them)")
+        raise ValueError(f"there is no edit {number}: the sampling had {count}; 0 takes all of them")
     return [number - 1] if number else list(range(count))
 
 

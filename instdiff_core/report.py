@@ -71,8 +71,8 @@ def describe_mask(
     by_change = settings.method == "change" and not settings.target
     if record.rest_ratio is not None and by_change and len(mask.binary) == 1 and not mask.fits[0]:
         lines.append(
-            "The prompt turned out to say nothing of the rest of the picture, so this mask was found after the "
-            "sampling, which has kept the picture in it: paint it with Inpaint Finish, or sample again with this mask."
+            "The prompt turned out to say nothing of the rest of the picture. This mask was found only after the "
+            "sampling, which has changed nothing in it: paint it with Inpaint Finish, or sample again with this mask."
         )
     if record.rests_on_looks and settings.method == "change":
         lines.append(

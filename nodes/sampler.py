@@ -47,7 +47,8 @@ class MaskedSampler(io.ComfyNode):
                 *sampling_inputs(
                     SAMPLING,
                     "Strength of the edit: how much noise the picture gets. "
-                    "Higher changes more and keeps less of what is there; around 0.5 works best.",
+                    "Higher changes more and keeps less of what is there; around 0.5 works best, with Flux, SD3 and "
+                    "other transformers 0.2 to 0.3.",
                 ),
                 Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
                 io.Mask.Input(

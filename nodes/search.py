@@ -38,7 +38,11 @@ class FindInPhoto(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What to avoid, from any text encoder; may be empty."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Image.Input("image", tooltip="The photo, at its own size."),
-                *sampling_inputs(SAMPLING, "How much noise the pictures get. Around 0.5 finds best."),
+                *sampling_inputs(
+                    SAMPLING,
+                    "How much noise the pictures get. Around 0.5 finds best, with Flux, SD3 and other transformers "
+                    "0.2 to 0.3.",
+                ),
                 Settings.Input("settings", optional=True, tooltip="From Mask Settings; without it the defaults hold."),
                 *words_inputs(),
                 io.Mask.Input(
@@ -121,7 +125,8 @@ def _check_there(there: Any) -> None:
     """Raises ``ValueError`` for a conditioning that does not carry the words of one prompt."""
     if len(host.find_prompts(options for _, options in there)) != 1:
         raise ValueError(
-            "there must be one prompt that says what is there, with its words: connect a single Encode Edit Prompt"
+            "the input 'there' takes one prompt that says what is there now, with its words: connect a single Encode "
+            "Edit Prompt"
         )
 
 

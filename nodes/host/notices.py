@@ -35,7 +35,8 @@ def warn_of_size(model: Any, latent: Tensor) -> None:
         notify(
             f"the picture is {width} x {height}, and this model was made for about {side} x "
             f"{side} pixels. It will take long, and small things will be found badly: scale the picture down first "
-            f"(ImageScaleToTotalPixels to {side**2 / 1e6:.2g} megapixels)"
+            f"(Scale Image to Total Pixels, to {side**2 / 1e6:.2g} megapixels), or edit a crop of it, as the template "
+            "13_large_photo does"
         )
 
 

@@ -59,7 +59,7 @@ def test_with_its_course_the_facts_name_the_step_and_disagreement_lowers_the_con
 
 
 def test_a_mask_that_was_found_after_the_sampling_is_told_with_what_paints_it():
-    told = "found after the sampling, which has kept the picture in it: paint it with Inpaint Finish"
+    told = "found only after the sampling, which has changed nothing in it: paint it with Inpaint Finish"
     asked = {"rest_ratio": torch.tensor([1.05])}
     assert told in told_of(mask_of(0.25), **asked)
     assert told not in told_of(mask_of(0.25, fits=True), **asked)

@@ -61,4 +61,4 @@ def test_a_picture_far_larger_than_the_models_own_is_warned_of_with_the_remedy(h
     assert len(told) == warned
     if warned:
         assert "448 x 448, and this model was made for about 256 x 256 pixels" in told[0]
-        assert "ImageScaleToTotalPixels" in told[0]
+        assert "Scale Image to Total Pixels" in told[0]
