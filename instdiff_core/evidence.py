@@ -119,12 +119,12 @@ class AttentionRecord:
 
     `maps` ``[steps, batch, 2 + words, h, w]``, `propagated` ``[steps, batch, 3 + words, h, w]`` and
     `image_latent` ``[batch, C, H, W]`` are those of `Evidence`, float32 on the CPU; one entry for each
-    model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`), and `scale`
-    the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool, `rest_ratio` ``[batch]`` and `looks`
-    ``[batch, 3 + words, h, w]`` are those of `Evidence`. `look`, of the same shape, is the mean of `propagated` over
-    the looks at the picture before the sampling (`look`); None where there were none. `remark` is a sentence on
-    the sampling, for the report. `settings` are the edit's own, where it has any. Of several edits in one run this is
-    the first, and `further` has the others.
+    model call that saw the edit prompt. `sigmas` are the noise levels of those calls (`NoiseLevel.ratio`, infinite
+    for noise alone), and `scale` the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool,
+    `rest_ratio` ``[batch]`` and `looks` ``[batch, 3 + words, h, w]`` are those of `Evidence`. `look`, of the same
+    shape, is the mean of `propagated` over the looks at the picture before the sampling (`look`); None where there
+    were none. `remark` is a sentence on the sampling, for the report. `settings` are the edit's own, where it has any.
+    Of several edits in one run this is the first, and `further` has the others.
     """
 
     maps: Tensor

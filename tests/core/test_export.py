@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import asdict, replace
 from typing import Any
@@ -126,6 +127,12 @@ def test_a_prompt_without_a_start_token_stays_one():
         import_record(export_record(replace(RECORD, words=prompt), [SETTINGS]))[0] for prompt in (RECORD.words, words)
     ]
     assert [bool(record.words.start) for record in read] == [True, False]
+
+
+def test_a_sampling_that_began_with_noise_alone_is_read():
+    """As those of flow models do at strength 1: their noise is infinitely more than the picture."""
+    record = replace(RECORD, sigmas=(math.inf, *RECORD.sigmas[1:]))
+    assert import_record(export_record(record, [SETTINGS]))[0].sigmas == record.sigmas
 
 
 def test_several_edits_are_read_as_they_were_written_each_with_its_own():
