@@ -58,7 +58,7 @@ def find_problem(schema: Any, value: Any) -> str | None:
             else f"must be from {schema.min} to {schema.max}, not {value!r:.100}"
         )
     if value is None and kind == "CLIP":
-        return None  # a checkpoint without CLIP: `host.words_in` says more
+        return None  # a checkpoint without CLIP: `host.read_prompt` says more
     if kind == "BOUNDING_BOX":
         return None if list_boxes(value) else "holds no box with x, y, width and height, in pixels"
     if _from_json(value):

@@ -7,31 +7,19 @@ and its output put into zeros just behind it, so that samplers, guiders and cond
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
-import comfy.hooks
 import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...instdiff_core.session import EditSessions
 from ...instdiff_core.settling import Frame, Settling, frame_masks
+from .patches import find_patches
 from .readers import Reader
 
 MARGIN = 2
 """How much is computed around the mask, in cells of the grid on which the attention is read."""
-
-CALLS = (
-    WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL,
-    WrappersMP.DIFFUSION_MODEL,
-)  # fmt: skip
-"""The kinds of wrappers that see the model's calls."""
-
-FUNCTIONS = (
-    "model_function_wrapper", "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
-)  # fmt: skip
-"""The options of a model in which other nodes leave functions that see its calls."""
 
 
 class RegionSampling:
@@ -120,32 +108,3 @@ def _obstacle(reader: Reader, options: dict[str, Any], conds: dict[str, list[dic
     if patches := find_patches(options, conds):
         return f"{patches}, and may need all of it"
     return None
-
-
-def find_patches(options: dict[str, Any], conds: dict[str, list[dict[str, Any]]]) -> str | None:
-    """What changes the model's calls beside us, as a sentence; None: nothing does."""
-    transformer = options.get("transformer_options", {})
-    wrappers = transformer.get("wrappers", {})
-    patched = [name for name in FUNCTIONS if options.get(name)]
-    patched += [name for name in ("patches", "patches_replace") if _holds(transformer.get(name))]
-    patched += [kind for kind in CALLS if _holds(wrappers.get(kind))]
-    if patched:
-        return f"another node changes the model's calls ({', '.join(patched)})"
-    if any("gligen" in cond or _patches_model(cond.get("hooks")) for cond in _all(conds)):
-        return "a conditioning (GLIGEN or hooks) changes the model's calls"
-    return None
-
-
-def _holds(options: Any) -> bool:
-    """Whether there is anything in nested dicts and lists."""
-    if isinstance(options, dict):
-        return any(map(_holds, options.values()))
-    return bool(options)
-
-
-def _patches_model(hooks: Any) -> bool:
-    return hooks is not None and any(hook.hook_type != comfy.hooks.EnumHookType.Weight for hook in hooks.hooks)
-
-
-def _all(conds: dict[str, list[dict[str, Any]]]) -> Iterable[dict[str, Any]]:
-    return (cond for conditioning in conds.values() for cond in conditioning or ())

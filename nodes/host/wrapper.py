@@ -23,9 +23,10 @@ from ...instdiff_core.session import MaskSession
 from ..checks import find_tensor_problem
 from .edits import POSITIVE, SampledEdit, find_limit
 from .notices import warn_of_size
+from .patches import find_patches, follows_steps
 from .pictures import Latent, drop_time, find_editable, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import Reader, check_readable, reader_for
-from .region import RegionSampling, find_patches
+from .region import RegionSampling
 from .run import InstantMaskRun
 from .text import EditPrompt, check_prompts, settings_of_prompts
 
@@ -144,8 +145,8 @@ class InstantMaskWrapper:
         region = None
         if self.settings is not None and self.settings.region == "auto":
             region = RegionSampling(reader, guider.model_options, guider.conds)
-        # what others do around the model's calls, such as caches, may not bear one outside of the sampling
-        alone = find_patches(guider.model_options, guider.conds) is None
+        # what others do around the model's calls, such as caches, may not bear one outside of the steps
+        alone = find_patches(guider.model_options, guider.conds) is None and not follows_steps(guider.conds)
         noisy = bool(noise.any())
         run = InstantMaskRun(guider, edits, reader, image_latent, noisy, alone, alone and self.asks, region)
         earlier: Sampling | None = getattr(latent, SAMPLING, None)
