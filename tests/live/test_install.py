@@ -31,7 +31,7 @@ ONLY_PIP = {"HTTPS_PROXY": NOWHERE, "https_proxy": NOWHERE, "NO_PROXY": "pypi.or
 """For Manager, which else reads all of the registry at every command."""
 
 NOT_COPIED = {
-    ".git", ".venv", "__pycache__", "custom_nodes", "extra_model_paths.yaml", "input", "models", "output", "temp",
+    ".git", ".venv", "custom_nodes", "extra_model_paths.yaml", "input", "models", "output", "temp",
     "tests", "tests-unit", "user", "venv",
 }  # fmt: skip
 """What a ComfyUI folder has beside the program."""
@@ -67,11 +67,11 @@ def python(host_path: Path, request: pytest.FixtureRequest) -> Path:
     made_for = folder / "made-for.txt"
     state = f"{sys.version}\n{sys.prefix}\n{wanted.read_text()}"
     if not made_for.is_file() or made_for.read_text() != state:
-        venv.create(folder, clear=True, with_pip=True)
+        venv.create(folder, clear=True)  # pip too is this Python's
         packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
         (Path(packages) / "host.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
         try:
-            run(python, "-m", "pip", "install", "--quiet", "-r", wanted, "comfy-cli")
+            run(python, "-m", "pip", "install", "--quiet", "--no-compile", "-r", wanted, "comfy-cli")
         except AssertionError as error:
             pytest.skip(f"pip cannot install Manager and comfy-cli: {str(error).splitlines()[-1]}")
         made_for.write_text(state)
@@ -83,7 +83,7 @@ def comfy(host_path: Path, tmp_path: Path) -> Path:
     """A ComfyUI of its own, without packs and pictures."""
     shutil.copytree(
         host_path, tmp_path / "ComfyUI",
-        ignore=lambda folder, names: NOT_COPIED.intersection(names) if Path(folder) == host_path else ["__pycache__"],
+        ignore=lambda folder, names: NOT_COPIED.intersection(names) if Path(folder) == host_path else (),
     )  # fmt: skip
     (tmp_path / "ComfyUI" / "custom_nodes").mkdir()
     # uv would not see that this Python's packages are there, and install them again
@@ -93,19 +93,21 @@ def comfy(host_path: Path, tmp_path: Path) -> Path:
     return tmp_path / "ComfyUI"
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     if not (ROOT / ".git").exists():
         pytest.skip("this folder is not a git repository")
-    return Repository(tmp_path / f"{FOLDER}.git")
+    return Repository(tmp_path_factory.mktemp("repository") / f"{FOLDER}.git")
 
 
 class Repository:
     """A repository as at the user's git host: this one, with what is not committed yet as the newest commit."""
 
     def __init__(self, folder: Path) -> None:
-        self.url = f"file://localhost{folder.as_posix()}"
-        run("git", "clone", "--quiet", "--bare", ROOT, folder)
+        self.folder, self.url = folder, f"file://localhost{folder.as_posix()}"
+        # what is fetched from it is not made smaller first: that takes longest
+        stored = ("--config", "pack.window=0", "--config", "pack.compression=0")
+        run("git", "clone", "--quiet", "--bare", *stored, ROOT, folder)
         self._git = ("git", "--git-dir", folder, "--work-tree", ROOT, "-c", "user.name=test", "-c", "user.email=test@")
         past = run(*self._git, "rev-list", "--first-parent", "--max-count=30", "HEAD").split()
         run(*self._git, "symbolic-ref", "HEAD", "refs/heads/main")
@@ -125,7 +127,8 @@ class Repository:
 @pytest.fixture
 def checkout(repository: Repository, tmp_path: Path) -> Path:
     """What the pack's publisher has."""
-    run("git", "clone", "--quiet", repository.url, tmp_path / "checkout")
+    repository.publish(repository.newest)
+    run("git", "clone", "--quiet", repository.folder, tmp_path / "checkout")
     return tmp_path / "checkout"
 
 
@@ -168,8 +171,9 @@ def ours(server: Server) -> set[str]:
 
 
 def files_in(folder: Path) -> set[str]:
+    """Without those of git, and what Python keeps of the modules that it read."""
     names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return {name for name in names if not name.startswith(".git/")}
+    return {name for name in names if not name.startswith(".git/") and "__pycache__/" not in name}
 
 
 def assert_works(installed: Server, server: Server, graph: Graph) -> None:
