@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,10 +89,12 @@ def test_it_comes_back_at_its_size_and_the_same_outside_the_edit(
 def test_a_photograph_comes_back_at_its_size_and_the_same_outside_the_edit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    pictures = list(photographs())
-    if number >= len(pictures):
+    """The first in its size, the others in half of it: larger than what the model was made for, most of them."""
+    photograph = next(itertools.islice(photographs(), number, None), None)
+    if photograph is None:
         pytest.skip("needs the photographs of scikit-image and scikit-learn")
-    Image.fromarray(pictures[number]).save(tmp_path / "photo.png")
+    image = Image.fromarray(photograph)
+    (image if number == 0 else image.reduce(2)).save(tmp_path / "photo.png")
     assert "confidence" in edited(tmp_path / "photo.png", capsys)
 
 

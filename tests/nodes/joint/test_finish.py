@@ -14,7 +14,7 @@ def video_vae(host: Any) -> Any:
     import comfy.ldm.wan.vae
     import comfy.sd
 
-    small = comfy.ldm.wan.vae.WanVAE(dim=8, z_dim=16, temperal_downsample=[False, True, True])
+    small = comfy.ldm.wan.vae.WanVAE(dim=2, z_dim=16, temperal_downsample=[False, True, True])
     generator = torch.Generator().manual_seed(0)
     state = {
         key: torch.randn(value.shape, generator=generator) * 0.1 + ("gamma" in key)
