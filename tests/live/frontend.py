@@ -113,9 +113,10 @@ class Frontend:
         self.page.wait_for_function(f"dark => {dark} === dark", arg=name == "dark")
 
     def language(self, locale: str) -> None:
-        """Show the page in another language, loaded anew."""
-        self.set("Comfy.Locale", locale)
-        self.reload()
+        """Show the page in a language, loaded anew where it has another."""
+        if self.page.evaluate("app.extensionManager.setting.get('Comfy.Locale')") != locale:
+            self.set("Comfy.Locale", locale)
+            self.reload()
 
     @contextmanager
     def window(self, width: int, height: int) -> Iterator[None]:

@@ -89,7 +89,7 @@ def widened(mask, by):
 @pytest.mark.one_host
 @pytest.mark.parametrize("name", ON_A_CHECKPOINT)
 def test_a_photo_is_given_back_whole_and_unchanged_outside_the_mask(server, workflow, name):
-    graph = workflow(name, steps=6)
+    graph = workflow(name, steps=3)
     for node in graph.values():
         if node["class_type"] == "CheckpointLoaderSimple":
             node.update(class_type="InstDiffLoadMiniModel", inputs={})
@@ -116,7 +116,7 @@ def test_a_photo_is_given_back_whole_and_unchanged_outside_the_mask(server, work
 
 @pytest.mark.one_host
 def test_the_second_pass_of_hires_fix_enlarges_the_picture_and_stays_inside_the_first_mask(server, workflow):
-    graph = workflow("hires_fix", steps=8)
+    graph = workflow("hires_fix", steps=5)
     show = {"first": "LatentUpscaleBy", "second": "Second pass"}
     for name, node in show.items():
         graph[f"decoded {name}"] = {
@@ -137,7 +137,7 @@ def test_the_second_pass_of_hires_fix_enlarges_the_picture_and_stays_inside_the_
 
 @pytest.mark.parametrize("name", COMPLETE)
 def test_an_example_runs(server, workflow, name):
-    graph = workflow(name, steps=4)
+    graph = workflow(name, steps=2)
     run = server.run(graph)
     shown = [node for node in graph if run.outputs.get(node, {}).get("images")]
     assert shown

@@ -111,7 +111,7 @@ def test_a_search_for_what_it_does_finds_the_node(frontend, search, name):
 
 def test_the_first_template_runs_from_the_run_button(frontend):
     frontend.load("edit_with_text")
-    frontend.sample_in(6)
+    frontend.sample_in(2)
     frontend.run()
     (result,) = frontend.node("SaveImage").pictures()
     assert result["width"] == result["height"] == 256

@@ -56,7 +56,7 @@ def test_a_node_has_its_picture(frontend, folder, name):
     frontend.server.post("/free", {"free_memory": True})  # a sampler that need not run again has no preview
     frontend.load(name)
     if not os.environ.get("INSTDIFF_PICTURES"):
-        frontend.sample_in(4)
+        frontend.sample_in(2)
     frontend.run()
     before = set().union(*(KINDS[other] for other in WORKFLOWS[: WORKFLOWS.index(name)]))
     for kind in sorted(each for each in KINDS[name] - before if each.startswith("InstDiff")):

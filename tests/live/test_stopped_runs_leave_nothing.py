@@ -75,7 +75,7 @@ def plain(server: Any) -> Pixels:
 @pytest.fixture(scope="module")
 def fresh(server: Any) -> tuple[Pixels, Pixels]:
     """KSampler's picture and the edit's before anything went wrong."""
-    return plain(server), server.run(edit(7, steps=4)).picture("shown")
+    return plain(server), server.run(edit(7, steps=2)).picture("shown")
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def unharmed(server: Any, fresh: tuple[Pixels, Pixels]) -> Callable[[], None]:
 
     def check() -> None:
         assert np.array_equal(plain(server), fresh[0])
-        again = server.run(edit(7, steps=4))
+        again = server.run(edit(7, steps=2))
         assert "run" not in again.cached
         assert np.array_equal(again.picture("shown"), fresh[1])
 

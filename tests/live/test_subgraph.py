@@ -56,7 +56,7 @@ def flat(server, placed, inside, side):
         known = inputs(server, node)
         typed = {name: value for name, value in node.get("widgets_values_named", {}).items() if name in known}
         if typed.get("steps"):
-            typed["steps"] = 6
+            typed["steps"] = 3
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": typed}
     ends = {}
     for link in inside["links"]:
@@ -115,7 +115,6 @@ def test_what_is_inside_makes_a_picture_and_a_mask(server, placed, inside):
 
 def test_it_is_found_by_its_name_placed_and_run(frontend, placed):
     page = frontend.page
-    frontend.reload()
     page.evaluate("app.graph.clear()")
     frontend.command("Workspace.SearchBox.Toggle")
     page.get_by_role("combobox", name="Add a node").fill(placed["title"].lower())
@@ -133,7 +132,7 @@ def test_it_is_found_by_its_name_placed_and_run(frontend, placed):
     scene.evaluate(connect, [0, edit.number, 3])
     edit.evaluate(connect, [0, image.number, 0])
     edit.evaluate(connect, [1, mask.number, 0])
-    frontend.sample_in(4)
+    frontend.sample_in(2)
     run = frontend.run()
     assert run.picture(str(image.number)).any()
     assert run.picture(str(mask.number)).any()

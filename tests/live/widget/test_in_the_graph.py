@@ -1,8 +1,18 @@
-"""The editor as a part of its node: its inputs, saved workflows, copies, subgraphs."""
+"""The editor as a part of its node: its inputs, saved workflows, copies, subgraphs, and the host's own mask editor."""
 
 import pytest
 
 from tests.live.widget.editor import ANY_RENDERER, NODE, WAITING, Editor, edit, workflow
+
+OPEN = "void app.extensionManager.command.execute('Comfy.MaskEditor.OpenMaskEditor')"
+GROWN = """([least]) => {
+    const [, , mask] = document.querySelectorAll('.mask-editor-dialog canvas')
+    if (!mask?.width) return false
+    const { data } = mask.getContext('2d').getImageData(0, 0, mask.width, mask.height)
+    const area = data.reduce((sum, value, at) => sum + (at % 4 === 3 && value > 127), 0)
+    return area > least && area
+}"""
+"""How much is masked in the host's editor, once it is more than at least."""
 
 
 def test_typing_in_the_inputs_moves_the_editor(editor):
@@ -162,3 +172,42 @@ def test_what_is_done_with_all_edits_is_done_by_the_next_run(frontend, two_edits
     editor.tool("Click a part")
     editor.parts.last.click()
     assert editor.matches(frontend.run())
+
+
+@ANY_RENDERER
+def test_a_mask_comes_back_from_the_hosts_editor_with_what_was_painted_there(frontend):
+    """As the help page says."""
+    frontend.load(workflow())
+    edit(
+        frontend,
+        "const add = type => { const node = LiteGraph.createNode(type); app.graph.add(node); return node };"
+        "const join = add('JoinImageWithAlpha'), shown = add('PreviewImage'), back = add('MaskPreview');"
+        "node('InstDiffMiniScene').connect(0, join, 'image'); node('InstDiffRefineMask').connect(0, join, 'alpha');"
+        "shown.title = 'Shown'; join.connect(0, shown, 'images');"
+        "back.title = 'Back'; node('InstDiffRefineMask').connect(0, back, 'mask')",
+    )
+    result, back = frontend.node("Shown"), frontend.node("Back")
+    found = frontend.run().picture(str(back.number))[..., 0] > 127
+    result.pictures()
+    result.select()
+    page = frontend.page
+    page.evaluate(OPEN)
+    dialog = page.locator(".mask-editor-dialog")
+    area = page.wait_for_function(GROWN, arg=[0]).json_value()
+    assert area == found.sum()
+    box = dialog.locator("canvas").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.1)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.1, steps=10)
+    page.mouse.up()
+    page.wait_for_function(GROWN, arg=[area])
+    dialog.get_by_role("button", name="Save").click()
+    dialog.wait_for(state="hidden")
+    photo = frontend.add("LoadImage")
+    photo.set("image", "example.png")  # a photo is there as a rule, and a new server has none
+    result.evaluate("comfyAPI.app.ComfyApp.copyToClipspace(node)")
+    photo.evaluate("comfyAPI.app.ComfyApp.pasteFromClipspace(node)")
+    photo.evaluate("node.connect(1, app.graph.getNodeById(argument), 'mask')", back.number)
+    painted = frontend.run().picture(str(back.number))[..., 0] > 127
+    assert painted[found].all()
+    assert (painted & ~found).any()
