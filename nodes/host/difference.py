@@ -15,6 +15,7 @@ from ...instdiff_core.diffedit import measure_disagreement
 from ...instdiff_core.options import DiffEditOptions
 from .pictures import Latent, check_channels, drop_time, get_samples
 from .text import Conditioning
+from .wrapper import check_unwrapped
 
 
 def measure_difference(
@@ -27,8 +28,9 @@ def measure_difference(
     whatever the number of steps and the scheduler of the sampling that follows. The host samples: it
     loads the model with its patches, sees to areas, controls and memory, shows progress, and may
     interrupt. A noise mask of the latent plays no part. Raises ``ValueError`` for a latent that is not
-    of pictures or of another model.
+    of pictures or of another model, and as `check_unwrapped`.
     """
+    check_unwrapped(model)
     check_channels(model, get_samples(latent))
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     generator = torch.Generator().manual_seed(seed)

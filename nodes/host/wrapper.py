@@ -203,9 +203,21 @@ def get_record(attention: AttentionRecord | InstantMaskWrapper, sampled: Latent 
 def wrap_model(model: Any, wrapper: InstantMaskWrapper) -> Any:
     """A clone of `model` whose samplings have instant masks.
 
-    Raises ``ValueError`` for models that cannot be read, and for one whose samplings have them already.
+    Raises ``ValueError`` for models that cannot be read, and as `check_unwrapped`.
     """
     check_readable(model)
+    check_unwrapped(model)
+    clone = model.clone()
+    for kind, function in (
+        (WrappersMP.OUTER_SAMPLE, wrapper.outer_sample),
+        (WrappersMP.PREPARE_SAMPLING, wrapper.prepare_sampling),
+    ):
+        comfy.patcher_extension.add_wrapper(kind, function, clone.model_options, is_model_options=True)
+    return clone
+
+
+def check_unwrapped(model: Any) -> None:
+    """Raises ``ValueError`` for a MODEL whose samplings have instant masks already."""
     wrappers = comfy.patcher_extension.get_all_wrappers(
         WrappersMP.OUTER_SAMPLE, model.model_options, is_model_options=True
     )
@@ -214,13 +226,6 @@ def wrap_model(model: Any, wrapper: InstantMaskWrapper) -> Any:
             "the model comes from Instant Mask Guidance, and its samplings have a mask already: connect the model that "
             "goes into Instant Mask Guidance"
         )
-    clone = model.clone()
-    for kind, function in (
-        (WrappersMP.OUTER_SAMPLE, wrapper.outer_sample),
-        (WrappersMP.PREPARE_SAMPLING, wrapper.prepare_sampling),
-    ):
-        comfy.patcher_extension.add_wrapper(kind, function, clone.model_options, is_model_options=True)
-    return clone
 
 
 def _like_latent(image_latent: Tensor, latent: Tensor) -> Tensor:
