@@ -216,7 +216,7 @@ def _number(values: Mapping[str, Any], name: str) -> float:
 
 
 def _whole(number: float) -> int:
-    if not math.isfinite(number) or number != int(number):
+    if isinstance(number, float) and not number.is_integer():
         raise ValueError(f"seed must be a whole number, not {number}")
     return int(number)
 

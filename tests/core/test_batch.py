@@ -261,6 +261,7 @@ HOSTILE_ROWS: dict[str, tuple[str, str]] = {
     "no picture": ('{"prompt": "a dog"}', "no picture"),
     "a number for a picture": ('{"picture": 5}', "picture must be text"),
     "a text for a seed": ('{"picture": "a.png", "seed": "many"}', "seed must be a number"),
+    "a seed beyond all floats": (f'{{"picture": "a.png", "seed": 1{"0" * 400}}}', "seed must be from 0 to"),
     "a piece of a seed": ('{"picture": "a.png", "seed": 1.5}', "seed must be a whole number"),
     "a seed of a hundred digits": ('{"picture": "a.png", "seed": %s}' % ("9" * 100), "seed must be from"),
     "an endless strength": ('{"picture": "a.png", "strength": Infinity}', "strength must be"),
