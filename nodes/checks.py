@@ -19,6 +19,9 @@ from torch import Tensor
 LONGEST = 10_000
 """Characters that a text may have: far more than any prompt. A model would attend to a megabyte for hours."""
 
+FARTHEST = 2**31
+"""Pixels from a picture's corner beyond which there is no place."""
+
 OVERSHOOT = 0.5
 """How far resampling by bicubic or Lanczos filters takes a mask out of 0..1, and more."""
 
@@ -73,7 +76,7 @@ def list_boxes(value: Any) -> list[dict[str, Any]]:
         parts = [list_boxes(part) for part in value]
         return [box for part in parts for box in part] if all(parts) else []
     sides = [value.get(name) for name in ("x", "y", "width", "height")] if isinstance(value, dict) else [None]
-    return [value] if all(isinstance(side, (int, float)) and math.isfinite(side) for side in sides) else []
+    return [value] if all(isinstance(side, (int, float)) and abs(side) <= FARTHEST for side in sides) else []
 
 
 def read_points(text: str | None) -> list[tuple[float, float]]:
@@ -84,9 +87,9 @@ def read_points(text: str | None) -> list[tuple[float, float]]:
     try:
         entries = json.loads(text) if text and text.strip() else []
         points = [(float(entry["x"]), float(entry["y"])) for entry in entries]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         points = [(math.nan, math.nan)]
-    if not all(math.isfinite(side) for point in points for side in point):
+    if not all(abs(side) <= FARTHEST for point in points for side in point):
         raise ValueError('points must be JSON such as [{"x": 10, "y": 20}], in pixels of the photo')
     return points
 

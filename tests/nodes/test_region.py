@@ -212,7 +212,12 @@ def test_a_small_thing_is_found_where_a_hint_says_that_it_is(host, hint):
     assert host.iou(found, mask) > 0.4
 
 
-@pytest.mark.parametrize("box", ["here", {"x": 1}, [], {"x": 1, "y": 2, "width": 3, "height": float("nan")}])
+BOX = {"x": 1, "y": 2, "width": 3}
+
+
+@pytest.mark.parametrize(
+    "box", ["here", {"x": 1}, [], *({**BOX, "height": height} for height in (float("nan"), 1e300, 10**400))]
+)
 def test_a_box_that_is_none_is_refused(host, photo, box):
     inputs = host.sampling(torch.zeros(0))
     del inputs["latent_image"]
@@ -241,7 +246,13 @@ def test_a_word_or_a_point_says_which_of_two_things_is_meant(host, two_things, n
     assert host.iou(found, masks[name]) > 0.4
 
 
-@pytest.mark.parametrize("points", ["here", "3", '{"x": 1, "y": 2}', '[{"x": 1}]', '[{"x": 1, "y": NaN}]', "[[1, 2]]"])
+@pytest.mark.parametrize(
+    "points",
+    [
+        "here", "3", '{"x": 1, "y": 2}', '[{"x": 1}]', "[[1, 2]]",
+        *(f'[{{"x": 1, "y": {y}}}]' for y in ("NaN", "1e300", 10**400)),
+    ],
+)  # fmt: skip
 def test_points_that_are_none_are_refused_with_an_example(host, photo, points):
     inputs = host.sampling(torch.zeros(0))
     del inputs["latent_image"]
