@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..instdiff_core.blend import feather_mask, match_colours, paste
 from ..instdiff_core.grain import add_grain
 from ..instdiff_core.options import FINISH
 from ..instdiff_core.passes import MOST_PASSES
-from ..instdiff_core.region import find_enlargement
+from ..instdiff_core.region import Region, find_enlargement
 from . import host
 from .checks import check_inputs, find_tensor_problem
 from .types import CATEGORY, grain_input, match_colour_input, sampling_inputs, search_aliases
@@ -133,7 +134,10 @@ class InpaintFinish(io.ComfyNode):
         image = host.repeat_to_batch(image, count)
         masks = host.repeat_to_batch(mask, len(edits) * count).view(len(edits), count, *mask.shape[1:]) > 0.5
         editable = None if samples is None else host.find_editable_pixels(samples, image[:1], vae)
+        suitable = enlarge and host.suits_a_crop(negative)
+        pixels = host.native_side(model) ** 2
         painted_area = torch.zeros_like(masks[0])
+        parts = []
         for number, own in enumerate(edits):
             area, alpha = feather_mask(masks[number].float(), grow, feather)
             # what is grown ends where another edit is
@@ -142,36 +146,55 @@ class InpaintFinish(io.ComfyNode):
             area, alpha = area & allowed, alpha * allowed
             painted_area |= area
             if area.any():
-                painted = _paint(model, own, negative, vae, image, masks[number], area, samples, enlarge, widgets)
-                if match_colour:
-                    painted = match_colours(image, painted, alpha)
-                if grain:
-                    painted = add_grain(image, painted, alpha)
-                image = paste(image, painted, alpha)
+                in_crops = suitable and host.suits_a_crop(own)
+                regions = [
+                    find_enlargement(*pair, pixels) if in_crops else None
+                    for pair in zip(masks[number], area, strict=True)
+                ]
+                parts.append(_Part(own, area, alpha, regions))
+        model = host.share_progress(model, widgets["steps"] * sum(part.samplings for part in parts))
+        for part in parts:
+            painted = _paint(model, part, negative, vae, image, samples, widgets)
+            if match_colour:
+                painted = match_colours(image, painted, part.alpha)
+            if grain:
+                painted = add_grain(image, painted, part.alpha)
+            image = paste(image, painted, part.alpha)
         return io.NodeOutput(image, host.to_intermediate(painted_area.float()))
 
 
-def _paint(
-    model: Any, positive: Any, negative: Any, vae: Any, image: Tensor, mask: Tensor, area: Tensor, samples: Any,
-    enlarge: bool, widgets: dict[str, Any],
-) -> Tensor:  # fmt: skip
-    """Pictures ``[B, H, W, C]`` with their `area` ``[B, H, W]`` around `mask` painted, RGB.
+@dataclass(frozen=True)
+class _Part:
+    """What an edit prompt paints: its `area` ``[B, H, W]`` bool, which `alpha` blends in.
 
-    With `enlarge` what is small is painted in a crop.
+    `regions` are the crops of the pictures where that is painted enlarged, None where it is not.
     """
-    sample = partial(_sample, model, positive, negative, vae, widgets)
-    enlarge = enlarge and host.suits_a_crop(positive) and host.suits_a_crop(negative)
-    pixels = host.native_side(model) ** 2
-    regions = [(find_enlargement(*pair, pixels) if enlarge else None) for pair in zip(mask, area, strict=True)]
-    if not any(regions):
-        return sample(image, area, samples)
+
+    positive: Any
+    area: Tensor
+    alpha: Tensor
+    regions: list[Region | None]
+
+    @property
+    def samplings(self) -> int:
+        """One, or, where a picture is enlarged, one for each."""
+        return int(self.area.flatten(1).any(1).sum()) if any(self.regions) else 1
+
+
+def _paint(
+    model: Any, part: _Part, negative: Any, vae: Any, image: Tensor, samples: Any, widgets: dict[str, Any]
+) -> Tensor:
+    """Pictures ``[B, H, W, C]`` with the area of a part painted, RGB."""
+    sample = partial(_sample, model, part.positive, negative, vae, widgets)
+    if not any(part.regions):
+        return sample(image, part.area, samples)
     painted = image[..., :3].clone()
     if samples is not None:
         start = host.decode_start(vae, samples, image)
         latents = host.repeat_to_batch(samples["samples"], len(image))
-    for number, region in enumerate(regions):
+    for number, region in enumerate(part.regions):
         entry = slice(number, number + 1)
-        own = area[entry]
+        own = part.area[entry]
         if region is not None:
             edit = None if samples is None else host.encode(vae, region.cut(start[entry]))
             crop = sample(region.cut(image[entry]), region.cut_mask(own) > 0.5, edit, number)

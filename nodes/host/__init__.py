@@ -23,7 +23,7 @@ from .pictures import (
     undo_vae_crop,
 )
 from .routes import add_routes
-from .sampling import SAMPLERS, SCHEDULERS, sample, sample_in_passes
+from .sampling import SAMPLERS, SCHEDULERS, sample, sample_in_passes, share_progress
 from .sizes import native_side
 from .text import (
     PROMPT,
@@ -73,6 +73,7 @@ __all__ = [
     "sample_in_passes",
     "scale_mask_to_image",
     "scale_own_mask",
+    "share_progress",
     "suits_a_crop",
     "to_intermediate",
     "undo_vae_crop",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from comfy.patcher_extension import WrappersMP
 from comfy.samplers import KSampler
+from torch import Tensor
 
 import nodes
 
@@ -30,3 +32,26 @@ def sample_in_passes(
         own = {"seed": next_seed(seed, number), "steps": part.steps, "denoise": part.strength}
         latent = sample(model, latent, positive, negative, **own, **widgets)
     return latent
+
+
+def share_progress(model: Any, steps: int) -> Any:
+    """A clone of a model whose samplings, one after the other, show their progress as parts of `steps`."""
+    done = 0
+
+    def outer_sample(
+        executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, denoise_mask: Tensor | None,
+        callback: Any = None, *args: Any, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        nonlocal done
+        before, done = done, done + len(sigmas) - 1
+
+        def show(step: int, denoised: Tensor, x: Tensor, total: int) -> Any:
+            return callback(before + step, denoised, x, steps)
+
+        shown = None if callback is None else show
+        samples: Tensor = executor(noise, latent, sampler, sigmas, denoise_mask, shown, *args, **kwargs)
+        return samples
+
+    shared = model.clone()
+    shared.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "instdiff_progress", outer_sample)
+    return shared

@@ -100,6 +100,18 @@ def test_all_passes_together_take_the_steps_that_were_asked_for(finish, in_crops
     assert torch.equal(*results) == one_pass
 
 
+def test_passes_and_crops_share_one_progress_bar(finish, progress, make_picture):
+    image = make_picture(1, SIZE, SIZE).expand(2, -1, -1, -1)
+    shown = []
+    progress(lambda value, total, *_, **__: shown.append((value, total)))
+    finish(image, torch.cat([small(), large()]), steps=8, passes=2)
+    # the host may leave out some that come too soon one after the other
+    assert shown == sorted(set(shown))
+    assert {total for _, total in shown} == {16}
+    assert shown[0] == (1, 16)
+    assert shown[-1] == (16, 16)
+
+
 def test_the_last_seed_is_as_good_as_any(finish, make_picture):
     image, mask = make_picture(1, SIZE, SIZE), large()
     first, again = (finish(image, mask, seed=2**64 - 1, steps=8) for _ in range(2))
