@@ -29,7 +29,7 @@ from .notices import warn_of_noise
 from .pictures import drop_time, keep_picture
 from .preview import outline_previews
 from .readers import Reader
-from .region import RegionSampling
+from .region_sampling import RegionSampling
 
 EMPTY = "instdiff_empty"
 """The name of the empty prompt among a guider's conditionings."""

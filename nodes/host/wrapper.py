@@ -26,7 +26,7 @@ from .notices import warn_of_size
 from .patches import find_patches, follows_steps
 from .pictures import Latent, drop_time, find_editable, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import Reader, check_readable, reader_for
-from .region import RegionSampling
+from .region_sampling import RegionSampling
 from .run import InstantMaskRun
 from .text import EditPrompt, check_prompts, settings_of_prompts
 

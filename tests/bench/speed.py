@@ -183,7 +183,7 @@ def measure_calls(inputs: Inputs, areas: list[float]) -> None:
     if model.model.adm_channels:
         extra["y"] = torch.randn(1, model.model.adm_channels).bfloat16()
     reader = _pack("nodes.host.readers").reader_for(model, tuple(latent.shape[-2:]))
-    margin = _pack("nodes.host.region").MARGIN * -(-latent.shape[-1] // reader.grid[1])
+    margin = _pack("nodes.host.region_sampling").MARGIN * -(-latent.shape[-1] // reader.grid[1])
 
     def call(rows: slice, columns: slice) -> float:
         begun = time.process_time()
