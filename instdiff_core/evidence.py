@@ -123,8 +123,9 @@ class AttentionRecord:
     for noise alone), and `scale` the image pixels in one latent pixel. `noise_mask` ``[batch, H, W]`` bool,
     `rest_ratio` ``[batch]`` and `looks` ``[batch, 3 + words, h, w]`` are those of `Evidence`. `look`, of the same
     shape, is the mean of `propagated` over the looks at the picture before the sampling (`look`); None where there
-    were none. `remark` is a sentence on the sampling, for the report. `settings` are the edit's own, where it has any.
-    Of several edits in one run this is the first, and `further` has the others.
+    were none. `look_size` is the size ``(height, width)`` of the latents that these saw, where it is not that of
+    `image_latent`. `remark` is a sentence on the sampling, for the report. `settings` are the edit's own, where it has
+    any. Of several edits in one run this is the first, and `further` has the others.
     """
 
     maps: Tensor
@@ -140,6 +141,7 @@ class AttentionRecord:
     rest_ratio: Tensor | None = None
     look: Tensor | None = None
     looks: Tensor | None = None
+    look_size: tuple[int, int] | None = None
 
     @staticmethod
     def joined(edits: Sequence[AttentionRecord]) -> AttentionRecord:
@@ -163,8 +165,9 @@ class AttentionRecord:
 
     @property
     def rests_on_looks(self) -> bool:
-        """Whether looks at the picture count alone, since the sampling began with too much noise to show it."""
-        return self.look is not None and self.sigmas[0] > TOO_NOISY
+        """Whether looks at the picture count alone: the sampling began with too much noise to show it, or shows it
+        larger than the model knows pictures."""
+        return self.look is not None and (self.sigmas[0] > TOO_NOISY or self.look_size is not None)
 
     @property
     def weights(self) -> Tensor:
@@ -212,6 +215,7 @@ class Recorder:
         self._sums = _Sums()
         self._looks = _Mean()
         self._looked_again = False
+        self._seen_size: tuple[int, int] | None = None
         self._signals: Tensor | None = None
         self._compared = False
         self._image_latent: Tensor | None = None
@@ -221,6 +225,7 @@ class Recorder:
     def resume(self, record: AttentionRecord, device: torch.device) -> None:
         """Begin with the steps of an earlier run on the same picture and words, whose grid may be another one."""
         grid = self._grid = self._grid or (record.maps.shape[-2], record.maps.shape[-1])
+        self._seen_size = record.look_size
         self._image_latent = record.image_latent.to(device)
         self._compared = bool(record.propagated[:, :, ERROR_WITHOUT].any())
         if record.look is not None:
@@ -270,14 +275,17 @@ class Recorder:
             weight = torch.zeros_like(weight)
         self._compared = self._compared or predictions.without_prompt is not None
         self._sigmas.append(level.ratio)
-        if self._sums.look.value is not None:
-            weight = weight * (self._sigmas[0] <= TOO_NOISY)
         self._image_latent = predictions.image_latent.float()
+        if self._sums.look.value is not None:
+            weight = weight * (self._sigmas[0] <= TOO_NOISY) * (self._look_size is None)
         self._add(*observed, weight)
         return True
 
     def close_look(self, level: NoiseLevel, predictions: Predictions) -> None:
-        """End a look at the picture, noised to `level`, before the first step or after the last."""
+        """End a look at the picture, noised to `level`, before the first step or after the last.
+
+        It may see the picture smaller than the steps do.
+        """
         observed = self._observed(level, predictions)
         if observed is None:
             return
@@ -285,13 +293,23 @@ class Recorder:
         if self._steps:
             self._looked_again = True
             return
+        self._seen_size = predictions.image_latent.shape[-2], predictions.image_latent.shape[-1]
         self._sums.look.add(observed[1])
         self._compared = self._compared or predictions.without_prompt is not None
 
     @property
     def rests_on_looks(self) -> bool:
         """Whether looks at the picture count alone: that of `AttentionRecord`. Waits for the device."""
-        return self._sums.look.value is not None and bool(self._sigmas) and bool(self._sigmas[0] > TOO_NOISY)
+        if self._sums.look.value is None or not self._sigmas:
+            return False
+        return self._look_size is not None or bool(self._sigmas[0] > TOO_NOISY)
+
+    @property
+    def _look_size(self) -> Grid | None:
+        """That of `AttentionRecord`."""
+        assert self._image_latent is not None
+        own = self._image_latent.shape[-2], self._image_latent.shape[-1]
+        return None if self._seen_size == own else self._seen_size
 
     def _observed(
         self, level: NoiseLevel, predictions: Predictions, foreign: Tensor | None = None
@@ -342,7 +360,7 @@ class Recorder:
         )
         return AttentionRecord(
             maps, propagated, self._image_latent.cpu(), words, sigmas, scale, noise_mask, rest_ratio=rest_ratio,
-            look=look, looks=looks,
+            look=look, looks=looks, look_size=self._look_size,
         )  # fmt: skip
 
     @property

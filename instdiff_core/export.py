@@ -39,8 +39,8 @@ def export_record(record: AttentionRecord, settings: Sequence[MaskSettings], pic
     Its tensors: for the edits, numbered from 0 on, `maps.0`, `propagated_maps.0`, `sigmas.0` and, where there is one,
     `noise_mask.0` (bool), `rest_ratio.0`, `look.0` and `looks.0`; for all of them `image_latent`, and, where there are
     any, `pictures` ``[1 or batch, H, W, 3]``, which are rounded to bytes. Its metadata are JSON texts: `version`,
-    `scale`, and `edits`, a list with for each edit its `words` (texts), `start` (whether the prompt has a start token)
-    and `settings`.
+    `scale`, and `edits`, a list with for each edit its `words` (texts), `start` (whether the prompt has a start token),
+    `settings` and `look_size` (two numbers, or null).
     """
     tensors = {"image_latent": record.image_latent}
     edits = []
@@ -58,7 +58,8 @@ def export_record(record: AttentionRecord, settings: Sequence[MaskSettings], pic
             tensors[f"look.{number}"] = edit.look
         if edit.looks is not None:
             tensors[f"looks.{number}"] = edit.looks
-        edits.append({"words": edit.words.texts, "start": bool(edit.words.start), "settings": asdict(own)})
+        words = {"words": edit.words.texts, "start": bool(edit.words.start)}
+        edits.append({**words, "settings": asdict(own), "look_size": edit.look_size})
     if pictures is not None:
         tensors["pictures"] = (pictures.movedim(1, -1) * 255).round().clamp(0, 255).byte()
     metadata = {"version": VERSION, "scale": record.scale, "edits": edits}
@@ -130,13 +131,15 @@ def _with_current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checked_record(tensors: dict[str, Tensor], edit: dict[str, Any], scale: Any) -> AttentionRecord:
-    words, start = edit.get("words"), edit.get("start", True)
+    words, start, look_size = edit.get("words"), edit.get("start", True), edit.get("look_size")
     if not _are_texts(words) or not words:
         raise ValueError("the record's file holds no words")
     if type(scale) is not int or scale < 1:
         raise ValueError("the record's file does not say how large its picture is")
     if not isinstance(start, bool):
         raise ValueError("the record's file does not say whether its prompt has a start token")
+    if look_size is not None and not _is_size(look_size):
+        raise ValueError("the record's file does not say in which size its picture was looked at")
     _check_shapes(tensors, len(words), scale)
     texts = tuple(Word(text, (number,)) for number, text in enumerate(words, start))
     return AttentionRecord(
@@ -150,6 +153,7 @@ def _checked_record(tensors: dict[str, Tensor], edit: dict[str, Any], scale: Any
         rest_ratio=tensors.get("rest_ratio"),
         look=tensors.get("look"),
         looks=tensors.get("looks"),
+        look_size=None if look_size is None else tuple(look_size),
     )
 
 
@@ -200,6 +204,10 @@ def _settings(values: Any) -> MaskSettings:
         return MaskSettings(**{**values, "target": tuple(values["target"])})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the record's settings are wrong: {error}") from None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
 
 
 def _are_texts(value: Any) -> bool:

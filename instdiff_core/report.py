@@ -74,14 +74,14 @@ def describe_mask(
             "The prompt turned out to say nothing of the rest of the picture. This mask was found only after the "
             "sampling, which has changed nothing in it: paint it with Inpaint Finish, or sample again with this mask."
         )
+    before = _looks_before(record)
     if record.rests_on_looks and settings.method == "change":
         lines.append(
-            "The sampling begins with too much noise to show the picture, so the mask was found before it, in "
-            f"{2 * LOOKS} more model evaluations."
+            f"{_why_looks_count_alone(record)}, so the mask was found before the sampling, in {2 * before} more model "
+            "evaluations."
         )
     # others of the batch may have been in doubt
     if record.looks is not None and by_change and is_in_doubt(record.evidence()).any():
-        before = LOOKS if record.rests_on_looks else 1
         lines.append(
             "The prompt contradicts the picture so little that it may be chance: the picture was looked at again, in "
             f"{2 * (LOOKS_IN_DOUBT - before)} more model evaluations."
@@ -101,6 +101,20 @@ def describe_edits(
         title = f"edit {number + 1}, '{' '.join(edit.words.texts)}':\n" if len(record.edits) > 1 else ""
         texts.append(title + text)
     return "\n".join(texts)
+
+
+def _looks_before(record: AttentionRecord) -> int:
+    """How many looks there were before the sampling, if there were any."""
+    if record.look_size is not None:
+        return LOOKS_IN_DOUBT
+    return LOOKS if record.rests_on_looks else 1
+
+
+def _why_looks_count_alone(record: AttentionRecord) -> str:
+    if record.look_size is None:
+        return "The sampling begins with too much noise to show the picture"
+    height, width = (side * record.scale for side in record.look_size)
+    return f"The picture is larger than those that the model was made for, and was looked at in {width} x {height}"
 
 
 def _remedy(record: AttentionRecord, settings: MaskSettings) -> str:

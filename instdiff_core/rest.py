@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .maps import TINY
 from .refine import FITS
@@ -33,12 +34,13 @@ Predict = Callable[[int], tuple[Tensor, Tensor]]
 def ask_about_rest(session: MaskSession, image_latent: Tensor, predict: Predict) -> None:
     """Where the mask of a sampled session is the rest of a picture, learn whether that is to change, and mask again.
 
-    `image_latent` ``[B or 1, C, h, w]`` is the latent of the picture, one for all noise samples of it. Costs two
+    `image_latent` ``[B or 1, C, h, w]`` is the latent of the picture, one for all noise samples of it, in the size in
+    which it is looked at (`look.find_look_size`). Costs two
     predictions for each noise sample where there is such a mask, and nothing elsewhere. Waits for the device.
     """
     if session.mask is None or not session.leaves_rest:
         return
-    rest = session.mask
+    rest = functional.adaptive_avg_pool2d(session.mask.float(), (image_latent.shape[-2], image_latent.shape[-1]))
     errors = torch.zeros(2, len(rest), device=image_latent.device)
     for number in range(2 * NOISE_SAMPLES):
         ratio = errors[0] / errors[1].clamp(min=TINY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..attention import word_maps
 from ..edits import join_masks, part_masks
 from ..evidence import AttentionRecord, Predictions
-from ..look import look_again, look_at_picture
+from ..look import find_look_size, look_again, look_at_picture, scale_latents
 from ..noise import NoiseLevel
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings, SamplingOptions
 from ..refine import InstantMask, WordRoles
@@ -172,18 +173,23 @@ def _sample(
     """
     model, noise_samples = schedule.model, options.noise_samples
     context = encode_prompts(model, texts)
-    reader = AttentionReader(model.unet, (image_latents.shape[-2], image_latents.shape[-1]))
+    looks = any(session.is_found_by_change for of_picture in sessions for session in of_picture.sessions)
+    looked_at = _as_looked_at(model, image_latents) if looks else image_latents
+    reader = AttentionReader(model.unet, _size(looked_at))
     # as the rows of the U-Net with a prompt: all pictures for the first edit, then all for the second
     in_order = [of_picture.sessions[number] for number in range(len(texts)) for of_picture in sessions]
     matrices = [session.words.matrix(context.shape[2], model.device) for session in in_order]
     parts = [slice(number * noise_samples, (number + 1) * noise_samples) for number in range(len(in_order))]
 
-    def observe(kind: Kind, q: Tensor, k: Tensor) -> None:
+    def observe(grid: tuple[int, int], kind: Kind, q: Tensor, k: Tensor) -> None:
         for session, matrix, part in zip(in_order, matrices, parts, strict=True):
             if kind == "attn2":
-                session.observe_words(word_maps(q[part], k[part], matrix, reader.grid))
+                session.observe_words(word_maps(q[part], k[part], matrix, grid))
             else:
-                session.observe_self_attention(q[part], k[part], reader.grid)
+                session.observe_self_attention(q[part], k[part], grid)
+
+    def reading(latents: Tensor) -> AbstractContextManager[None]:
+        return reader.reading(partial(observe, reader.grid(_size(latents))), len(texts))
 
     def masks_of_step(level: NoiseLevel, predictions: Sequence[Predictions]) -> list[Tensor]:
         for of_picture, part in zip(sessions, parts[: len(sessions)], strict=True):
@@ -194,19 +200,32 @@ def _sample(
         ]
 
     def look(ratio: float, seed: int) -> None:
-        level, predictions = predict_in_a_look(model, repeated, contexts, options.cfg, ratio, seed)
+        with reading(looked_at):
+            level, predictions = predict_in_a_look(model, shown, contexts, options.cfg, ratio, seed)
         for of_picture, part in zip(sessions, parts[: len(sessions)], strict=True):
             of_picture.look(level, [of_edit.entries(part) for of_edit in predictions])
 
     repeated, contexts = (
         each.repeat_interleave(noise_samples, axis) for axis, each in enumerate((image_latents, context))
     )
+    shown = looked_at.repeat_interleave(noise_samples, 0)
+    in_full = shown.shape == repeated.shape
     noise = make_noise(image_latents, seeds, noise_samples)
-    with reader.reading(observe, len(texts)):
-        look_at_picture(sessions, schedule.levels[0], look)
+    look_at_picture(sessions, schedule.levels[0], look, in_full)
+    with reading(image_latents):
         latents = denoise(schedule, repeated, repeated, noise, contexts, options.cfg, masks_of_step, progress)
-        look_again(sessions, schedule.levels[0], look)
+    look_again(sessions, schedule.levels[0], look, in_full)
     return latents[::noise_samples]
+
+
+def _as_looked_at(model: EditModel, image_latents: Tensor) -> Tensor:
+    """Latents of pictures in the size in which they are looked at."""
+    pixels, unit = model.native_pixels // model.scale**2, model.unit // model.scale
+    return scale_latents(image_latents, find_look_size(_size(image_latents), pixels, unit))
+
+
+def _size(latents: Tensor) -> tuple[int, int]:
+    return latents.shape[-2], latents.shape[-1]
 
 
 def _keep_what_fits(
@@ -221,8 +240,9 @@ def _keep_what_fits(
     These are others where it was looked at again, and where `ask_about_rest` finds nothing to change.
     """
     context = encode_prompts(model, texts)
+    looked_at = _as_looked_at(model, image_latents)
     for number, of_picture in enumerate(sessions):
-        image_latent = image_latents[number : number + 1]
+        image_latent = looked_at[number : number + 1]
         for session, of_edit in zip(of_picture.sessions, context[1:], strict=True):
             pair = torch.stack([of_edit[number], context[0, number]])
             ask_about_rest(session, image_latent, partial(predict_at_almost_pure_noise, model, image_latent, pair))

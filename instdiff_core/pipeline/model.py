@@ -110,8 +110,8 @@ class EditModel:
 
     @property
     def native_pixels(self) -> int:
-        """Pixels of the pictures that the model was made for."""
-        side: int = self.unet.config.sample_size * self.scale
+        """Pixels of the pictures that the model was made for: Stable Diffusion's 512 x 512, where it does not say."""
+        side: int = (self.unet.config.sample_size or 64) * self.scale
         return side**2
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:

@@ -39,9 +39,12 @@ class AttentionReader:
                         layers.append(("attn1", module))
             if layers:
                 by_downscale[2**level] = layers
-        downscale = downscale_to_read(latent_size, by_downscale)
-        self._layers = by_downscale[downscale]
-        self.grid = latent_size[0] // downscale, latent_size[1] // downscale
+        self._downscale = downscale_to_read(latent_size, by_downscale)
+        self._layers = by_downscale[self._downscale]
+
+    def grid(self, latent_size: tuple[int, int]) -> tuple[int, int]:
+        """The grid of these layers ``(height, width)`` for a latent of any size."""
+        return latent_size[0] // self._downscale, latent_size[1] // self._downscale
 
     @contextmanager
     def reading(self, observe: Observe, prompts: int) -> Iterator[None]:

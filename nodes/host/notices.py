@@ -13,7 +13,7 @@ from torch import Tensor
 from ...instdiff_core.evidence import TOO_NOISY
 from .levels import find_noise_level
 from .readers.layouts import FAMILIES
-from .sizes import native_side
+from .sizes import latent_scale, native_side
 
 SUITABLE_NOISE = 1.5
 """Noise to signal at which a sampling should begin: Stable Diffusion's at a denoise of 0.5.
@@ -28,8 +28,7 @@ LARGE = 2.5
 
 def warn_of_size(model: Any, latent: Tensor) -> None:
     """Say that a latent ``[B, C, H, W]`` is far larger than what the model was made for, and what to do."""
-    side = native_side(model)
-    scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+    side, scale = native_side(model), latent_scale(model)
     height, width = latent.shape[-2] * scale, latent.shape[-1] * scale
     if height * width > LARGE * side**2:
         notify(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...instdiff_core.blend import keep_edits
 from ...instdiff_core.evidence import AttentionRecord, Predictions
-from ...instdiff_core.look import look_again, look_at_picture
+from ...instdiff_core.look import look_again, look_at_picture, scale_latents
 from ...instdiff_core.noise import make_noise, make_opposed_noise
 from ...instdiff_core.rest import ALMOST_PURE, ask_about_rest
 from ...instdiff_core.session import EditSessions
@@ -53,21 +53,23 @@ class InstantMaskRun:
     """The hooks and the state of one sampling, of one edit or several.
 
     `image_latent` ``[B, C, H, W]`` is the latent of the picture. `noisy` says that the sampling adds noise
-    to its latent, rather than going on with one that is noisy already; `looks` and `asks` whether the model may be
-    called outside of the steps, by `look_at_picture` before them and `ask_about_rest` at the end. `region` computes a
-    part of the picture only; None: every step computes the whole.
+    to its latent, rather than going on with one that is noisy already; `look_size` is the size ``(height, width)`` in
+    which `look_at_picture` may show the model the picture before the steps, None where it may not; `asks` says whether
+    `ask_about_rest` may call the model at the end. `region` computes a part of the picture only; None: every step
+    computes the whole.
     """
 
     _model_latent: Tensor
+    _look_latent: Tensor
 
     def __init__(
         self, guider: Any, edits: Sequence[SampledEdit], reader: Reader, image_latent: Tensor, noisy: bool,
-        looks: bool, asks: bool, region: RegionSampling | None = None,
+        look_size: tuple[int, int] | None, asks: bool, region: RegionSampling | None = None,
     ) -> None:  # fmt: skip
         self.session = EditSessions([edit.session for edit in edits])
         self.image_latent, self._region = image_latent, region
         self._guider, self._edits, self._edit_predictions = guider, edits, EditPredictions(guider, edits)
-        self._reader, self._noisy, self._looks, self._asks = reader, noisy, looks, asks
+        self._reader, self._noisy, self._look_size, self._asks = reader, noisy, look_size, asks
         self._reading = False
         self._awaiting_call = False
         self._looking = False
@@ -133,7 +135,7 @@ class InstantMaskRun:
 
         `latent_size` is ``(height, width)`` of the call's latents, `options` its transformer_options.
         """
-        if not self._reading or latent_size != tuple(self._model_latent.shape[-2:]):
+        if not self._reading or latent_size != tuple(self._shown.shape[-2:]):
             return
         edits = {cond["uuid"]: edit for edit in self._edits for cond in edit.conditionings(self._guider)}
         chunks = options["cond_or_uncond"]
@@ -159,6 +161,8 @@ class InstantMaskRun:
         self._check_areas(latent)
         self._check_windows(latent, sigmas)
         self._model_latent = guider.inner_model.process_latent_in(self.image_latent.to(latent))
+        size = latent.shape[-2], latent.shape[-1]
+        self._look_latent = scale_latents(self._model_latent, self._look_size or size)
         goes_on = self._noise is not None
         if self._noisy:
             self._noise = noise
@@ -169,22 +173,28 @@ class InstantMaskRun:
         leaves_noise = float(sigmas[-1]) > 0
         first = find_noise_level(self._guider.inner_model.model_sampling, sigmas[0])
         look = partial(self._look, dict(extra))  # what the sampler adds is not for a guider
-        looked = not goes_on and self._can_look and look_at_picture([self.session], first, look)
+        in_full = self._look_latent.shape == latent.shape
+        looked = not goes_on and self._can_look and look_at_picture([self.session], first, look, in_full)
         if self._noisy and not goes_on and not looked:
             warn_of_noise(self._guider.model_patcher, sigmas[0])
         samples: Tensor = executor(guider, sigmas, extra, callback, noise, latent, *args, **kwargs)
         if self._region is not None:
             self._region.end()
         if looked and not leaves_noise:
-            look_again([self.session], first, look)
+            look_again([self.session], first, look, in_full)
         if self._asks and not leaves_noise:
             self._ask_about_rest(extra["model_options"])
         return samples
 
     @property
+    def _shown(self) -> Tensor:
+        """The latent of the picture as the model is shown it: in looks, or in the steps."""
+        return self._look_latent if self._looking else self._model_latent
+
+    @property
     def _can_look(self) -> bool:
         """Whether `look_at_picture` is possible."""
-        return self._looks and all(map(self._holds_everywhere, self._edits))
+        return self._look_size is not None and all(map(self._holds_everywhere, self._edits))
 
     def _look(self, extra: dict[str, Any], ratio: float, seed: int) -> None:
         """`look.Look`, a step that is not taken: the guider predicts, and the sessions look (`_predict_noise`).
@@ -194,13 +204,13 @@ class InstantMaskRun:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._looking = True
         try:
-            self._guider(*self._noised(ratio, make_noise(self._model_latent, seed)), **extra)
+            self._guider(*self._noised(ratio, make_noise(self._look_latent, seed)), **extra)
         finally:
             self._looking = False
 
     def _ask_about_rest(self, options: dict[str, Any]) -> None:
         """`ask_about_rest` for every edit where it is possible; `options` are the model options of the steps."""
-        latent = drop_time(self._model_latent)
+        latent = drop_time(self._look_latent)
         for edit in filter(self._holds_everywhere, self._edits):
             ask_about_rest(edit.session, latent, partial(self._predict_at_almost_pure_noise, options, edit))
 
@@ -209,7 +219,7 @@ class InstantMaskRun:
     ) -> tuple[Tensor, Tensor]:
         """`rest.Predict` for an edit."""
         conds = self._conditionings(edit)
-        noised = self._noised(ALMOST_PURE, make_opposed_noise(self._model_latent, number))
+        noised = self._noised(ALMOST_PURE, make_opposed_noise(self._look_latent, number))
         with_prompt, without = comfy.samplers.calc_cond_batch(self._guider.inner_model, conds, *noised, options)
         return drop_time(with_prompt), drop_time(without)
 
@@ -224,7 +234,7 @@ class InstantMaskRun:
 
     def _noised(self, ratio: float, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The picture with `ratio` times as much of a noise sample as of itself, and its sigma ``[B]``."""
-        sampling, latent = self._guider.inner_model.model_sampling, self._model_latent
+        sampling, latent = self._guider.inner_model.model_sampling, self._look_latent
         sigma = find_sigma(sampling, ratio).to(latent)
         return sampling.noise_scaling(sigma, noise, latent), sigma.expand(len(latent))
 
@@ -257,7 +267,7 @@ class InstantMaskRun:
 
     def _predict_noise(self, executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """PREDICT_NOISE: show the model the original outside the last mask, then refine and apply this one's."""
-        if x.shape[-2:] != self._model_latent.shape[-2:]:
+        if x.shape[-2:] != self._shown.shape[-2:]:
             raise ValueError(
                 "the sampler changes the size of the latent while it samples, and the picture outside the mask cannot "
                 "be kept: choose another sampler, and upscale the edited latent afterwards"
@@ -310,7 +320,7 @@ class InstantMaskRun:
             with_prompt = self._edit_predictions.with_prompt(number)
             parts = None if with_prompt is None else Predictions(
                 drop_time(each), drop_time(with_prompt), None if without is None else drop_time(without),
-                drop_time(self._model_latent.to(each)),
+                drop_time(self._shown.to(each)),
             )  # fmt: skip
             predictions.append(parts)
         return predictions

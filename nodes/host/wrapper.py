@@ -28,6 +28,7 @@ from .pictures import Latent, drop_time, find_editable, get_samples, keep_pictur
 from .readers import Reader, check_readable, reader_for
 from .region_sampling import RegionSampling
 from .run import InstantMaskRun
+from .sizes import size_to_look
 from .text import EditPrompt, check_prompts, settings_of_prompts
 
 SAMPLING = "instdiff_sampling"
@@ -138,17 +139,27 @@ class InstantMaskWrapper:
         prompts = check_prompts(contexts, self.settings, self.prompt)
         image_latent = latent if self.image_latent is None else _like_latent(self.image_latent, latent)
         warn_of_size(model, image_latent)
-        reader = reader_for(model, (image_latent.shape[-2], image_latent.shape[-1]))
+        latent_size = image_latent.shape[-2], image_latent.shape[-1]
+        reader = reader_for(model, latent_size)
         device = model.load_device
         noise_mask = None if denoise_mask is None else find_editable(denoise_mask, latent, device)
         edits = self._edits(prompts, reader, positive, noise_mask, latent, device)
+        # what others do around the model's calls, such as caches, may not bear one outside of the steps
+        alone = find_patches(guider.model_options, guider.conds) is None and not follows_steps(guider.conds)
+        look_size = latent_size
+        if alone and any(edit.session.is_found_by_change for edit in edits):
+            look_size = size_to_look(model, reader, latent_size)
+        if look_size != latent_size:
+            # in the steps the same layers are read as in the looks
+            reader = reader_for(model, look_size)
+            edits = self._edits(prompts, reader, positive, noise_mask, latent, device)
         region = None
         if self.settings is not None and self.settings.region == "auto":
             region = RegionSampling(reader, guider.model_options, guider.conds)
-        # what others do around the model's calls, such as caches, may not bear one outside of the steps
-        alone = find_patches(guider.model_options, guider.conds) is None and not follows_steps(guider.conds)
         noisy = bool(noise.any())
-        run = InstantMaskRun(guider, edits, reader, image_latent, noisy, alone, alone and self.asks, region)
+        run = InstantMaskRun(
+            guider, edits, reader, image_latent, noisy, look_size if alone else None, alone and self.asks, region
+        )
         earlier: Sampling | None = getattr(latent, SAMPLING, None)
         if earlier is not None and earlier.noise is not None and not noisy:
             run.go_on(earlier.record, earlier.noise)

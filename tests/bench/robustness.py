@@ -41,7 +41,7 @@ WIDGETS: dict[str, Sequence[Any]] = {
     "sampler_name": ("euler", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "uni_pc"),
     "scheduler": ("normal", "karras"),
 }
-SIZES = ((192, 192), (256, 256), (384, 384), (512, 512), (192, 256), (256, 192), (144, 256))
+SIZES = ((192, 192), (256, 256), (320, 320), (384, 384), (512, 512), (192, 256), (256, 192), (144, 256))
 """``(height, width)``: squares, then 4:3, 3:4 and 16:9."""
 
 

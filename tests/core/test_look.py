@@ -1,4 +1,7 @@
-"""The picture is looked at first: masks depend less on the noise, and of strong edits not on the strength."""
+"""The picture is looked at first: masks depend less on the noise, and of strong edits not on the strength.
+
+A picture larger than the model was made for is looked at in that size.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 from instdiff_core.export import export_record, import_record
-from instdiff_core.look import LOOKS
+from instdiff_core.look import LOOKS, LOOKS_IN_DOUBT, find_look_size
 from instdiff_core.metrics import iou
 from instdiff_core.mini.scenes import compose
 from instdiff_core.options import PRESETS, FinishOptions, SamplingOptions
@@ -125,7 +128,7 @@ def test_the_report_says_what_the_look_cost_and_advises_no_lower_denoise(edits: 
         describe_mask(replace(edit.mask, confidence=torch.tensor([0.2])), edit.record, PRESETS["default"])
         for edit in (edits[0.8], edits[0.5])
     )
-    assert f"found before it, in {2 * LOOKS} more model evaluations" in strong
+    assert f"found before the sampling, in {2 * LOOKS} more model evaluations" in strong
     assert "lower denoise" not in strong
     assert "before it" not in weak
 
@@ -155,3 +158,64 @@ def test_a_picture_without_doubt_is_looked_at_once(edits: Any) -> None:
     assert record.looks is None
     of_a_batch = replace(record, looks=record.look)
     assert "looked at again" not in describe_mask(edits[0.5].mask, of_a_batch, PRESETS["default"])
+
+
+LARGE = 384
+"""Pixels across a picture that is half as large again as those that the embedded model was made for."""
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[np.ndarray, np.ndarray]:
+    """A dog on water, as `drawn` but larger than the model knows pictures, and the dog's mask."""
+    picture, masks = compose(np.random.default_rng(4), ["dog"], "water", size=LARGE)
+    return picture, masks[0]
+
+
+@pytest.fixture(scope="module")
+def seen() -> list[tuple[int, ...]]:
+    """The sizes of the latents that `of_large` shows the model, call by call."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def of_large(model: EditModel, large: Any, seen: list[tuple[int, ...]]) -> dict[str, Edit]:
+    """Weak edits in one step: of the dog, and by a prompt that fits."""
+    sampling, finishing = SamplingOptions(1), FinishOptions(strength=0)
+    prompts = ("a frog", "a dog on the water")
+    hook = model.unet.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    edits = {prompt: edit(model, large[0], prompt, sampling=sampling, finishing=finishing) for prompt in prompts}
+    hook.remove()
+    return edits
+
+
+def test_what_a_prompt_changes_is_found_in_a_picture_larger_than_the_model_was_made_for(
+    of_large: dict[str, Edit], large: Any
+) -> None:
+    assert likeness(of_large["a frog"], large[1]) > 0.8
+    assert not of_large["a dog on the water"].mask.binary.any()
+
+
+@pytest.mark.usefixtures("of_large")
+def test_a_large_picture_is_looked_at_in_the_size_that_the_model_was_made_for_and_sampled_in_its_own(
+    seen: list[tuple[int, ...]],
+) -> None:
+    assert seen[: LOOKS_IN_DOUBT + 1] == [(32, 32)] * LOOKS_IN_DOUBT + [(48, 48)]
+    assert seen.count((48, 48)) == 2
+
+
+def test_the_looks_at_a_large_picture_count_alone_and_its_record_and_file_know_it(of_large: dict[str, Edit]) -> None:
+    edit = of_large["a frog"]
+    loaded, *_ = import_record(export_record(edit.record, [PRESETS["default"]]))
+    assert edit.record.look is not None
+    for record in (edit.record, loaded):
+        assert torch.equal(record.evidence().propagated, edit.record.look)
+    assert "looked at in 256 x 256" in describe_mask(edit.mask, loaded, PRESETS["default"])
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((32, 32), (32, 32)), ((32, 48), (32, 48)), ((40, 40), (32, 32)), ((64, 36), (44, 24))]
+)
+def test_a_look_keeps_the_shape_of_a_picture_and_shrinks_none_that_is_hardly_larger(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert find_look_size(size, 32 * 32, 4) == expected

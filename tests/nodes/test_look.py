@@ -225,3 +225,66 @@ def test_a_flow_model_looks_too_and_warns_of_noise_without_a_look_alone(host, sc
     assert "hardly shows" not in caplog.text
     host.capture(scene[0], **inputs, **STRONG)
     assert "hardly shows" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def large(host: Any) -> tuple[Tensor, Tensor]:
+    """A cat's latent, larger than those that the embedded model was made for, and its exact mask."""
+    image, truth = host.run("InstDiffMiniScene", object="cat", background="grass", seed=1)
+    image, truth = image.movedim(-1, 1), truth[:, None]
+    image, truth = (torch.nn.functional.interpolate(each, (384, 384), mode="bilinear") for each in (image, truth))
+    with torch.inference_mode():
+        return host.vae.encode(image.movedim(1, -1)), truth[:, 0] > 0.5
+
+
+@pytest.fixture(scope="module")
+def looks_at_large() -> int:
+    return sys.modules[f"{PACK}.instdiff_core.look"].LOOKS_IN_DOUBT
+
+
+@pytest.fixture
+def sizes(host: Any) -> Iterator[list[tuple[int, ...]]]:
+    """The sizes of the latents that the embedded model was given, call by call."""
+    made: list[tuple[int, ...]] = []
+    first = host.model.model.diffusion_model.input_blocks[0][0]
+    hook = first.register_forward_pre_hook(lambda _, inputs: made.append(tuple(inputs[0].shape[-2:])))
+    yield made
+    hook.remove()
+
+
+@pytest.mark.parametrize("region", ["off", pytest.param("auto", marks=pytest.mark.one_host)])
+def test_a_picture_larger_than_the_models_own_is_looked_at_in_that_size(host, large, sizes, looks_at_large, region):
+    latent, truth = large
+    samples, mask, attention = host.edit(latent, settings=host.settings(region=region), **WEAK)
+    assert set(sizes[:looks_at_large]) == {(32, 32)}
+    assert sizes[looks_at_large] == (48, 48)
+    assert host.iou(mask, truth) > 0.8
+    host.changed(samples, latent, attention)
+    assert "looked at in 256 x 256" in host.run("InstDiffRefineMask", attention=attention)[2]
+
+
+@pytest.mark.one_host
+def test_several_edits_of_a_large_picture_look_each_for_itself(host, large):
+    positive = host.nodes.ConditioningCombine().combine(host.prompt("a frog"), host.prompt("a cat on the sand"))[0]
+    alone = host.edit(large[0], **WEAK)[2]
+    first, second = host.edit(large[0], positive=positive, **WEAK)[2].edits
+    torch.testing.assert_close(first.look, alone.look, rtol=1e-3, atol=1e-4)
+    assert not torch.equal(first.look[:, :3], second.look[:, :3])
+
+
+def test_a_control_net_is_in_the_looks_at_a_large_picture_too(
+    host, large, sizes, looks_at_large, control_net, make_picture
+):
+    node = host.nodes.ControlNetApplyAdvanced()
+    prompts = host.prompt("a frog"), host.other_prompt()
+    positive, negative = node.apply_controlnet(*prompts, control_net, make_picture(1, 384, 384), 0.3, 0.0, 1.0)[:2]
+    attention = host.edit(large[0], positive=positive, negative=negative, **WEAK)[2]
+    assert set(sizes[:looks_at_large]) == {(32, 32)}
+    assert sizes[looks_at_large] == (48, 48)
+    assert attention.look.isfinite().all()
+
+
+def test_an_inpainting_model_gets_a_picture_of_its_size_beside_and_looks_in_full(host, inpainting_model, make_latent):
+    latent = make_latent(1, 48, 48)
+    attention = host.edit(latent, model=inpainting_model, **WEAK)[2]
+    assert attention.look_size is None
