@@ -263,7 +263,11 @@ class RefineInstantMask(io.ComfyNode):
         )
         text = describe_edits(masks, attention, chosen, shown)
         pictures = picture[:1] if picture is not None and len(image) == 1 else picture
-        left = host.leave_for_browser(attention, own, pictures)
+        inputs = {
+            "steps": steps, "threshold": threshold, "words": words, "grow": grow, "smooth": smooth,
+            "fill_holes": fill_holes, "edit": edit,
+        }  # fmt: skip
+        left = host.leave_for_browser(attention, own, pictures) | {"inputs": inputs}
         preview = ui.PreviewMask(binary, cls=cls).as_dict()
         return io.NodeOutput(binary, soft, text, of_edits, ui=preview | {"instdiff_record": [left]})
 

@@ -105,7 +105,10 @@ function mount(node) {
   node.hideOutputImages = true;
   node.onDrawBackground = () => {};
 
-  const sync = () => editor.set(read(widgets), linked(node));
+  const sync = () => {
+    const fixed = linked(node);
+    editor.set(read(widgets, fixed, readReferences(node.properties[PROPERTY])?.inputs), fixed.map(choiceOf));
+  };
   for (const widget of widgets) after(widget, "callback", sync);
   after(node, "onConnectionsChange", sync);
 
@@ -120,6 +123,7 @@ function mount(node) {
   after(node, "onExecuted", (/** @type {any} */ output) => {
     node.properties[PROPERTY] = readReferences(output?.instdiff_record?.[0]);
     load();
+    sync();
   });
   api.addEventListener("reconnected", load); // what was asked meanwhile got no answer
   after(node, "onRemoved", () => {
@@ -130,13 +134,22 @@ function mount(node) {
 }
 
 /**
+ * What the inputs say; those that other nodes set, as the latest run had them.
+ *
  * @param {Widget[]} widgets
+ * @param {string[]} fixed
+ * @param {Record<string, unknown>} [ran]
  * @returns {Choice}
  */
-function read(widgets) {
-  const values = widgets.map(({ name, value }) => [INPUTS[name].choice, INPUTS[name].read(value)]);
+function read(widgets, fixed, ran = {}) {
+  const values = widgets.map(({ name, value }) => {
+    const used = fixed.includes(name) ? ran[name] ?? value : value;
+    return [choiceOf(name), INPUTS[name].read(used)];
+  });
   return /** @type {Choice} */ (Object.fromEntries(values));
 }
+
+const choiceOf = (/** @type {string} */ name) => INPUTS[name].choice;
 
 /**
  * @param {HostNode} node
@@ -144,7 +157,8 @@ function read(widgets) {
  * @param {Choice} choice
  */
 function write(node, widgets, choice) {
-  for (const widget of widgets) {
+  const fixed = linked(node);
+  for (const widget of widgets.filter(({ name }) => !fixed.includes(name))) {
     const input = INPUTS[widget.name];
     const value = input.write(choice[input.choice]);
     if (widget.value === value) continue;
@@ -155,14 +169,14 @@ function write(node, widgets, choice) {
 }
 
 /**
- * Those of the editor's inputs that another node sets.
+ * The names of the editor's inputs that another node sets.
  *
  * @param {HostNode} node
  */
 function linked(node) {
   const inputs = /** @type {{ link: unknown, widget?: Widget }[]} */ (node.inputs ?? []);
   const names = inputs.filter(({ link }) => link != null).map(({ widget }) => widget?.name);
-  return Object.keys(INPUTS).filter((name) => names.includes(name)).map((name) => INPUTS[name].choice);
+  return Object.keys(INPUTS).filter((name) => names.includes(name));
 }
 
 /** Makes what happened since the last call one step for undo. */

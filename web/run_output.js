@@ -14,7 +14,8 @@ const loaded = new Map();
 
 /**
  * @typedef {{ filename: string, subfolder: string, type: "temp" }} Reference a file as the host's /view names it
- * @typedef {{ record: Reference, pictures: Reference[] }} References
+ * @typedef {{ record: Reference, pictures: Reference[], inputs: Record<string, unknown> }} References
+ *   and the values that the node's inputs had, which other nodes may have set
  * @typedef {import("./widget/mask_editor.js").Question} Question
  * @typedef {import("./widget/mask_editor.js").Run} Run
  * @typedef {object} Host
@@ -29,7 +30,8 @@ const loaded = new Map();
 export function readReferences(value) {
   const pictures = value?.pictures;
   if (!Array.isArray(pictures) || ![value.record, ...pictures].every(isReference)) return null;
-  return { record: reference(value.record), pictures: pictures.map(reference) };
+  const inputs = Object.entries(value.inputs ?? {}).filter(([, input]) => typeof input !== "object");
+  return { record: reference(value.record), pictures: pictures.map(reference), inputs: Object.fromEntries(inputs) };
 }
 
 /**

@@ -37,6 +37,22 @@ def test_what_another_node_sets_cannot_be_moved_here(frontend, editor):
     assert editor.step.is_enabled()
 
 
+def test_what_another_node_sets_is_seen_as_the_latest_run_had_it(frontend, editor):
+    for kind, value, name in (("PrimitiveFloat", 0.8, "threshold"), ("PrimitiveString", "grass", "words")):
+        other = frontend.add(kind)
+        other.set("value", value)
+        edit(frontend, f"app.graph.getNodeById({other.number}).connect(0, node('{NODE}'), '{name}')")
+    run = frontend.run()
+    editor.settle()
+    assert editor.threshold.input_value() == "0.8"
+    assert editor.word("grass").get_attribute("aria-pressed") == "true"
+    assert editor.matches(run)
+    editor.tool("Paint")
+    editor.draw((0.2, 0.2), (0.4, 0.3))
+    assert editor.corrections
+    assert editor.inputs == {"threshold": 0, "words": "", "steps": 0}
+
+
 def test_the_editor_works_inside_a_subgraph(frontend, editor):
     edit(frontend, "window.packed = app.graph.convertToSubgraph(new Set([node('InstDiffRefineMask')])).node")
     frontend.page.evaluate("app.canvas.openSubgraph(packed.subgraph, packed)")
