@@ -14,6 +14,7 @@ from torch import Tensor
 from ...instdiff_core.diffedit import measure_disagreement
 from ...instdiff_core.options import DiffEditOptions
 from .pictures import Latent, check_channels, drop_time, get_samples
+from .sizes import latent_scale
 from .text import Conditioning
 from .wrapper import check_unwrapped
 
@@ -42,7 +43,7 @@ def measure_difference(
     callback = latent_preview.prepare_callback(model, len(noises))
     sigmas = _noise_level(model, options.strength)
     guider.sample(noises[0], samples, _NoiseSamples(noises), sigmas, callback=callback, seed=seed)
-    scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+    scale = latent_scale(model)
     return torch.stack(guider.differences).mean(0), (samples.shape[-2] * scale, samples.shape[-1] * scale)
 
 

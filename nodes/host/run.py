@@ -30,6 +30,7 @@ from .pictures import drop_time, keep_picture
 from .preview import outline_previews
 from .readers import Reader
 from .region_sampling import RegionSampling
+from .sizes import latent_scale
 
 EMPTY = "instdiff_empty"
 """The name of the empty prompt among a guider's conditionings."""
@@ -122,8 +123,7 @@ class InstantMaskRun:
                 "the model's predictions hold NaN or infinite values, and no mask can be found: start ComfyUI with "
                 "--force-upcast-attention, --bf16-unet or --fp32-unet, or lower cfg"
             )
-        latent_format = self._guider.model_patcher.get_model_object("latent_format")
-        records = self.session.records(getattr(latent_format, "spacial_downscale_ratio", 8))
+        records = self.session.records(latent_scale(self._guider.model_patcher))
         pairs = zip(records, self._edits, strict=True)
         record = AttentionRecord.joined([replace(each, settings=edit.prompt.settings) for each, edit in pairs])
         return record if self._region is None else replace(record, remark=self._region.remark())

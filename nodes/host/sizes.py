@@ -1,4 +1,4 @@
-"""How large the pictures are that a model was made for."""
+"""How large the pictures are that a model was made for, and how large its latents' pixels are in them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ The embedded model, SD 1.x, SD 2.x, SDXL's refiner, SDXL.
 USUAL_SIDE = 1024
 """The same of models of other kinds."""
 
+SCALES = {"ChromaRadiance": 1, "Wan22": 16, "HunyuanImage21": 32}
+"""Pixels across a latent pixel, by the class of the host's latent format, where they are not 8.
+
+For hosts whose formats do not say it themselves (ComfyUI v0.3.64).
+"""
+
 
 def native_side(model: Any) -> int:
     """Pixels across the square pictures that a MODEL was made for."""
@@ -29,7 +35,8 @@ def native_side(model: Any) -> int:
 
 def latent_scale(model: Any) -> int:
     """Image pixels across a latent pixel of a MODEL."""
-    scale: int = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+    latent_format = model.get_model_object("latent_format")
+    scale: int = getattr(latent_format, "spacial_downscale_ratio", SCALES.get(type(latent_format).__name__, 8))
     return scale
 
 

@@ -85,11 +85,17 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         {"image_model": "wan2.1", "model_type": "t2v", "dim": 32, "ffn_dim": 32, "freq_dim": 16, "text_dim": 8,
          "num_heads": 2, "num_layers": 3, "in_dim": 16, "out_dim": 16, "text_len": 512},
     ),
+    "wan_2_2": (
+        "WAN22_T2V",
+        {"image_model": "wan2.1", "model_type": "t2v", "dim": 32, "ffn_dim": 32, "freq_dim": 16, "text_dim": 8,
+         "num_heads": 2, "num_layers": 3, "in_dim": 48, "out_dim": 48, "text_len": 512},
+    ),
 }  # fmt: skip
 """The host's class and the layout of each family."""
 
-VARIANTS = ("lumina2_refined", "sd3_of_encoders", "z_image_omni")
-"""Layouts that single tests are about: one with refiners, one for the text encoder's prompts, one with references."""
+VARIANTS = ("lumina2_refined", "sd3_of_encoders", "z_image_omni", "wan_2_2")
+"""Layouts that single tests are about: one with refiners, one for the text encoder's prompts, one with references, one
+with latents of another size."""
 
 TEXT, LLAMA = 13, 6
 """Token positions of the prompts here; HiDream has Llama's too."""

@@ -201,6 +201,12 @@ def test_the_other_nodes_take_what_was_recorded(host, family):
     assert host.run("InstDiffAttentionHeatmaps", attention=attention).isfinite().all()
 
 
+def test_a_mask_has_the_size_of_the_picture_where_a_latent_pixel_is_16_of_its_own(host, joint_family):
+    family = joint_family("wan_2_2")
+    mask = host.edit(family.latent(4, 6), **family.inputs(steps=1))[1]
+    assert mask.shape == (1, 64, 96)
+
+
 def test_edit_guard_puts_back_what_the_instant_mask_says(host, family):
     latent, inputs = family.latent(8, 12), family.inputs(cfg=4.0)
     model, passed, attention = host.run(
