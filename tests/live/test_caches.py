@@ -40,12 +40,16 @@ def caching(request: pytest.FixtureRequest, host_path: Path, tmp_path_factory: p
         server.stop()
 
 
+SMALL = {"width": 128, "height": 128, "upscale_method": "area", "crop": "disabled"}
+
+
 def graph(*samplings: dict[str, Any]) -> dict[str, Any]:
     """One guidance, and a KSampler and a Refine Instant Mask for each of the samplings, given by their changes."""
     nodes: dict[str, Any] = {
         "mini": {"class_type": "InstDiffLoadMiniModel", "inputs": {}},
         "scene": {"class_type": "InstDiffMiniScene", "inputs": {"object": "cat", "background": "grass", "seed": 1}},
-        "latent": {"class_type": "VAEEncode", "inputs": {"pixels": ["scene", 0], "vae": ["mini", 2]}},
+        "picture": {"class_type": "ImageScale", "inputs": {"image": ["scene", 0], **SMALL}},
+        "latent": {"class_type": "VAEEncode", "inputs": {"pixels": ["picture", 0], "vae": ["mini", 2]}},
         "nothing": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["mini", 1], "text": ""}},
         "guidance": {"class_type": "InstDiffMaskGuidance", "inputs": {"model": ["mini", 0], "latent": ["latent", 0]}},
     }

@@ -22,7 +22,8 @@ Graph = dict[str, dict[str, Any]]
 Event = dict[str, Any]
 Pixels = NDArray[np.uint8]
 
-STEPS, SIDE = 12, 256
+STEPS, SIDE, SMALL = 12, 256, 128
+"""Of the edits that are stopped; and the side of those that only have to be the same again."""
 
 SEEDS = itertools.count(1000)
 """Of edits that this server has not made yet, and so does not take from its cache."""
@@ -45,12 +46,12 @@ def load(name: str) -> ModuleType:
 fuzz = load("fuzz")
 
 
-def edit(seed: int, steps: int = STEPS, **scene: Any) -> Graph:
+def edit(seed: int, steps: int = STEPS, side: int = SIDE, **scene: Any) -> Graph:
     """Masked Sampler, Refine Instant Mask ("out") and the decoded picture ("shown")."""
     graph = fuzz.valid_graphs()["sampler"]
     graph["run"]["inputs"] |= {"seed": seed, "steps": steps}
     graph["scene"]["inputs"] |= scene
-    graph["picture"]["inputs"] |= {"width": SIDE, "height": SIDE}
+    graph["picture"]["inputs"] |= {"width": side, "height": side}
     return with_picture(graph)
 
 
@@ -75,7 +76,7 @@ def plain(server: Any) -> Pixels:
 @pytest.fixture(scope="module")
 def fresh(server: Any) -> tuple[Pixels, Pixels]:
     """KSampler's picture and the edit's before anything went wrong."""
-    return plain(server), server.run(edit(7, steps=2)).picture("shown")
+    return plain(server), server.run(edit(7, steps=2, side=SMALL)).picture("shown")
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def unharmed(server: Any, fresh: tuple[Pixels, Pixels]) -> Callable[[], None]:
 
     def check() -> None:
         assert np.array_equal(plain(server), fresh[0])
-        again = server.run(edit(7, steps=2))
+        again = server.run(edit(7, steps=2, side=SMALL))
         assert "run" not in again.cached
         assert np.array_equal(again.picture("shown"), fresh[1])
 

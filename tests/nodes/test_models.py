@@ -182,7 +182,7 @@ def test_weights_of_any_type(host, family, make_latent, dtype, cast):
 @pytest.mark.one_host
 @pytest.mark.parametrize(
     ("size", "cells"),
-    [((6, 60), (6, 60)), ((21, 13), (21, 13)), ((9, 100), (5, 50)), ((48, 20), (24, 10)), ((5, 7), (5, 7))],
+    [((6, 60), (6, 60)), ((21, 13), (21, 13)), ((9, 64), (5, 32)), ((32, 20), (16, 10)), ((5, 7), (5, 7))],
     ids=str,
 )
 def test_any_size_and_aspect_ratio(host, family, make_latent, size, cells):
