@@ -98,6 +98,9 @@ NEEDS: dict[str, Callable[[], str]] = {"host": _why_no_host, "browser": why_no_b
 ORDER = ("live", "nodes", "web", "core")
 """The folders with the longest modules first: a worker of pytest-xdist that has one left keeps the others waiting."""
 
+LONGEST = ("test_install.py", "test_batch_on_ray.py", "test_training.py")
+"""Modules that come before all others."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -109,6 +112,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if missing:
             item.add_marker(pytest.mark.skip(reason=NEEDS[missing]().split("|")[0]))
     items.sort(key=lambda item: ORDER.index(item.path.relative_to(ROOT / "tests").parts[0]))
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.hookimpl(trylast=True)

@@ -52,9 +52,9 @@ def test_a_large_photo_comes_back_at_its_size_and_bit_for_bit_outside_the_edit(
 
 
 def test_several_noise_samples_share_the_mask_of_a_small_thing_in_a_large_photo(model: EditModel) -> None:
-    picture = compose(np.random.default_rng(3), [], "grass", size=1000)[0].copy()
-    cat, masks = compose(np.random.default_rng(4), ["cat"], "grass", size=90, scale=(0.9, 0.95))
-    picture[700:790, 600:690][masks[0]] = cat[masks[0]]
+    picture = compose(np.random.default_rng(3), [], "grass", size=640)[0].copy()
+    cat, masks = compose(np.random.default_rng(4), ["cat"], "grass", size=64, scale=(0.9, 0.95))
+    picture[440:504, 400:464][masks[0]] = cat[masks[0]]
     result = edit_photo(
         model, picture, "a frog on the grass", sampling=SamplingOptions(3, noise_samples=2), finishing=FEW["finishing"]
     )

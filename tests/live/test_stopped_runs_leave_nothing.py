@@ -213,7 +213,7 @@ def memory(server: Any) -> int:
 def test_two_browsers_at_once_each_get_their_own_pictures_and_no_word_of_the_others(
     server: Any, unharmed: Callable[[], None]
 ) -> None:
-    graphs = [edit(31, steps=4, object="cat"), edit(32, steps=4, object="car")]
+    graphs = [edit(31, steps=4, side=SMALL, object="cat"), edit(32, steps=4, side=SMALL, object="car")]
 
     async def both() -> list[list[Event]]:
         return await asyncio.gather(*(follow(server, graph) for graph in graphs))
