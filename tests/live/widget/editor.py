@@ -201,7 +201,7 @@ STILL = """() => new Promise(done => {
     const look = () => {
         frames = size() === last ? frames + 1 : 0
         last = size()
-        frames < 20 ? requestAnimationFrame(look) : done()
+        frames < 10 ? requestAnimationFrame(look) : done()
     }
     look()
 })"""
