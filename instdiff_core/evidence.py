@@ -349,8 +349,8 @@ class Recorder:
         """Hand the record over, on the CPU. Raises ``ValueError`` when nothing was recorded."""
         if self._image_latent is None:
             raise ValueError(
-                "the model never attended to the edit prompt: its cross-attention was switched off or replaced, "
-                "or the prompt was limited to steps that were not sampled"
+                f"the model never attended to the edit prompt '{' '.join(words.texts)}': its cross-attention was "
+                "switched off or replaced, or the prompt was limited to steps that were not sampled"
             )
         maps, propagated = (torch.stack(steps).cpu() for steps in (self._steps, self._propagated))
         sigmas = tuple(float(sigma) for sigma in torch.stack(self._sigmas).cpu())

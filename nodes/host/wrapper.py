@@ -145,7 +145,11 @@ class InstantMaskWrapper:
         noise_mask = None if denoise_mask is None else find_editable(denoise_mask, latent, device)
         edits = self._edits(prompts, reader, positive, noise_mask, latent, device)
         # what others do around the model's calls, such as caches, may not bear one outside of the steps
-        alone = find_patches(guider.model_options, guider.conds) is None and not follows_steps(guider.conds)
+        alone = (
+            _count_wrappers(guider.model_options) == 1
+            and find_patches(guider.model_options, guider.conds) is None
+            and not follows_steps(guider.conds)
+        )
         look_size = latent_size
         if alone and any(edit.session.is_found_by_change for edit in edits):
             look_size = size_to_look(model, reader, latent_size)
@@ -212,12 +216,8 @@ def get_record(attention: AttentionRecord | InstantMaskWrapper, sampled: Latent 
 
 
 def wrap_model(model: Any, wrapper: InstantMaskWrapper) -> Any:
-    """A clone of `model` whose samplings have instant masks.
-
-    Raises ``ValueError`` for models that cannot be read, and as `check_unwrapped`.
-    """
+    """A clone of `model` whose samplings have instant masks. Raises ``ValueError`` for models that cannot be read."""
     check_readable(model)
-    check_unwrapped(model)
     clone = model.clone()
     for kind, function in (
         (WrappersMP.OUTER_SAMPLE, wrapper.outer_sample),
@@ -228,15 +228,18 @@ def wrap_model(model: Any, wrapper: InstantMaskWrapper) -> Any:
 
 
 def check_unwrapped(model: Any) -> None:
-    """Raises ``ValueError`` for a MODEL whose samplings have instant masks already."""
-    wrappers = comfy.patcher_extension.get_all_wrappers(
-        WrappersMP.OUTER_SAMPLE, model.model_options, is_model_options=True
-    )
-    if any(isinstance(getattr(each, "__self__", None), InstantMaskWrapper) for each in wrappers):
+    """Raises ``ValueError`` for a MODEL whose samplings have instant masks."""
+    if _count_wrappers(model.model_options):
         raise ValueError(
             "the model comes from Instant Mask Guidance, and its samplings have a mask already: connect the model that "
             "goes into Instant Mask Guidance"
         )
+
+
+def _count_wrappers(options: dict[str, Any]) -> int:
+    """How many instant masks the samplings with these model options have."""
+    wrappers = comfy.patcher_extension.get_all_wrappers(WrappersMP.OUTER_SAMPLE, options, is_model_options=True)
+    return sum(isinstance(getattr(each, "__self__", None), InstantMaskWrapper) for each in wrappers)
 
 
 def _like_latent(image_latent: Tensor, latent: Tensor) -> Tensor:

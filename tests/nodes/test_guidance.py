@@ -201,18 +201,6 @@ def test_a_latent_of_another_size_is_refused(host, latent, make_latent):
         host.k_sampler(make_latent(1, 24, 16), model=model, positive=host.prompt("a frog"))
 
 
-@pytest.mark.parametrize(
-    "node", ["InstDiffMaskGuidance", "InstDiffMaskedSampler", "InstDiffCaptureAttention", "InstDiffDiffEditMask"]
-)
-def test_a_guided_model_is_not_guided_again(host, latent, node):
-    model, *_ = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})
-    inputs = host.sampling(latent, model=model) | {"latent": {"samples": latent}}
-    inputs |= {"source": inputs["negative"], "target": inputs["positive"]}
-    known = {each.id for each in host.classes[node].define_schema().inputs}
-    with pytest.raises(ValueError, match="a mask already: connect the model that goes into Instant Mask Guidance"):
-        host.run(node, **{name: value for name, value in inputs.items() if name in known})
-
-
 def test_attention_before_any_sampling_says_what_to_connect(host, latent):
     _, _, attention = guided(host, latent)
     with pytest.raises(ValueError, match="connect the sampler's LATENT"):

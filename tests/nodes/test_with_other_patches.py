@@ -213,7 +213,7 @@ def test_attention_that_another_node_switches_off_is_named(host, latent):
     """A node that puts its own call in place of the whole model leaves nothing to read."""
     model = host.model.clone()
     model.set_model_unet_function_wrapper(lambda apply_model, args: args["input"] * 0)
-    with pytest.raises(ValueError, match="never attended to the edit prompt: its cross-attention was switched off"):
+    with pytest.raises(ValueError, match="never attended to the edit prompt 'a frog': its cross-attention was"):
         host.edit(latent, model=model)
 
 
@@ -253,3 +253,19 @@ def test_a_guided_model_may_be_guided_again(host, latent):
     assert torch.equal(samples[~inside], latent[~inside])
     assert not torch.equal(samples[inside], latent[inside])
     assert len(attention.record.sigmas) == len(record.sigmas) == STEPS
+
+
+def test_two_masks_that_are_found_in_one_sampling_keep_what_is_outside_both(host, latent):
+    first, _, one = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})
+    both, _, two = host.run("InstDiffMaskGuidance", model=first, latent={"samples": latent})
+    samples = host.k_sampler(latent, model=both, steps=2)
+    changed = (samples != latent).any(1)
+    assert 0 < changed.float().mean() < 1
+    assert [len(attention.record.sigmas) for attention in (one, two)] == [2, 2]
+
+
+def test_a_guided_model_says_nothing_of_a_difference(host, latent):
+    model, *_ = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})
+    prompts = {"source": host.prompt("a cat"), "target": host.prompt("a frog")}
+    with pytest.raises(ValueError, match="a mask already: connect the model that goes into Instant Mask Guidance"):
+        host.run("InstDiffDiffEditMask", model=model, latent_image={"samples": latent}, draws=1, **prompts)
