@@ -237,7 +237,8 @@ def page(request: pytest.FixtureRequest, browser: Browser, page_server: Server) 
 
 @pytest.fixture
 def frontend(page: Frontend) -> Iterator[Frontend]:
-    """`page`, for a test that leaves nothing of ours in the browser's console and the server's log."""
+    """`page`, in English, for a test that leaves nothing of ours in the browser's console and the server's log."""
+    page.language("en")
     yield page
     complaints = page.complaints() + complaints_in(page.server.log)
     page.console.clear()

@@ -153,4 +153,3 @@ def test_every_node_has_its_name_and_its_help_page_with_its_pictures(frontend, l
             "async all => { await Promise.allSettled(all.map(each => each.decode()));"
             " return all.filter(each => !each.naturalWidth).map(each => each.src) }"
         )
-    frontend.language("en")

@@ -86,4 +86,3 @@ def test_the_editor_speaks_the_language_of_the_page(frontend):
     frontend.run()
     frontend.page.get_by_role("button", name="涂抹属于遮罩的区域（B）").wait_for()
     assert frontend.page.get_by_role("group", name="手动修正").is_visible()
-    frontend.language("en")
