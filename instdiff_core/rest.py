@@ -35,17 +35,26 @@ def ask_about_rest(session: MaskSession, image_latent: Tensor, predict: Predict)
     """Where the mask of a sampled session is the rest of a picture, learn whether that is to change, and mask again.
 
     `image_latent` ``[B or 1, C, h, w]`` is the latent of the picture, one for all noise samples of it, in the size in
-    which it is looked at (`look.find_look_size`). Costs two
-    predictions for each noise sample where there is such a mask, and nothing elsewhere. Waits for the device.
+    which it is looked at (`look.find_look_size`). Costs two predictions for each noise sample where there is such a
+    mask, and nothing elsewhere. Waits for the device.
     """
     if session.mask is None or not session.leaves_rest:
         return
-    rest = functional.adaptive_avg_pool2d(session.mask.float(), (image_latent.shape[-2], image_latent.shape[-1]))
-    errors = torch.zeros(2, len(rest), device=image_latent.device)
+    share = functional.adaptive_avg_pool2d(session.mask.float(), (image_latent.shape[-2], image_latent.shape[-1]))
+    rest = share >= 0.5
+    errors = torch.zeros(2, *rest.shape, device=image_latent.device)
     for number in range(2 * NOISE_SAMPLES):
-        ratio = errors[0] / errors[1].clamp(min=TINY)
+        ratio = _median_ratio(errors, rest)
         if number == NOISE_SAMPLES and not ((ratio > FITS / DOUBT) & (ratio < FITS * DOUBT)).any():
             break
-        distances = (torch.stack(predict(number)) - image_latent).float().square().mean(2)
-        errors += (distances * rest).sum((-2, -1))
-    session.answer_rest(errors[0] / errors[1].clamp(min=TINY))
+        errors += (torch.stack(predict(number)) - image_latent).float().square().mean(2)
+    session.answer_rest(_median_ratio(errors, rest))
+
+
+def _median_ratio(errors: Tensor, rest: Tensor) -> Tensor:
+    """The median of the ratio of `errors` with and without prompt ``[2, B, h, w]`` over the cells of a rest, ``[B]``.
+
+    What holds in most of the rest: in a sum, few cells with large errors decide. 0 where there is no rest.
+    """
+    ratios = errors[0] / errors[1].clamp(min=TINY)
+    return ratios.masked_fill(~rest, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0.0)

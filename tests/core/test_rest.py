@@ -14,6 +14,9 @@ from instdiff_core.options import PRESETS, FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Edit, EditModel, edit_batch, load_mini
 from instdiff_core.refine import refine_record
 from instdiff_core.report import describe_mask
+from instdiff_core.rest import ask_about_rest
+from instdiff_core.session import MaskSession
+from tests.records import make_record
 
 PROMPTS = ("a dog on the water", "a dog on the grass", "a frog")
 OPTIONS: dict[str, Any] = {"sampling": SamplingOptions(2), "finishing": FinishOptions(strength=0)}
@@ -60,3 +63,26 @@ def test_the_answer_is_kept_in_the_records_file(edits: dict[str, Edit]) -> None:
     record = edits["a dog on the water"].record
     loaded, *_ = import_record(export_record(record, [PRESETS["default"]]))
     assert not refine_record(loaded, PRESETS["default"]).binary.any()
+
+
+class RestSession(MaskSession):
+    """A session whose mask is the rest of the picture, all but its left quarter; it keeps the answer alone."""
+
+    leaves_rest = True
+
+    def __init__(self) -> None:
+        super().__init__(make_record(("a", "dog")).words, None)
+        self.fix_mask(torch.ones(1, 8, 8, dtype=torch.bool).index_fill(2, torch.arange(2), False))
+
+    def answer_rest(self, ratio: torch.Tensor) -> None:
+        self.ratio = ratio.item()
+
+
+@pytest.mark.parametrize("size", [8, 4])
+def test_what_holds_in_most_of_the_rest_decides_and_not_a_few_places_nor_what_is_kept(size: int) -> None:
+    wrong = torch.full((1, 4, size, size), 0.5)
+    wrong[..., -1, :] = 9.0
+    wrong[..., : size // 4] = 9.0
+    session = RestSession()
+    ask_about_rest(session, torch.zeros(1, 4, size, size), lambda number: (wrong, torch.ones_like(wrong)))
+    assert session.ratio == pytest.approx(0.25)
