@@ -35,10 +35,7 @@ from .shape import shape_masks
 from .tokens import PromptWords, find_nearest_word, find_words
 
 FITS, CONTRADICTS = 0.95, 1.2
-"""Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes.
-
-The rest of a picture stays up to the first too (`rest`).
-"""
+"""Ratios of the prompt's error to the error without it: up to the first a place stays, from the second it changes."""
 
 PICTURE_RADIUS = 2
 """Latent pixels within which the finished mask follows the edges of the picture."""
@@ -52,8 +49,9 @@ SETTLED = 0.95
 FITTING = 1.06
 """The ratio below which the prompt fits a place that stands out: one, and what noise adds to it."""
 
-NEW = 1.15
-"""The ratio, at almost pure noise, from which on the prompt asks for a new rest (`rest.ask_about_rest`)."""
+STAYS, NEW = 0.88, 1.15
+"""Ratios at almost pure noise: up to the first the rest stays, from the second the prompt asks for a new one
+(`rest.ask_about_rest`)."""
 
 DOUBTFUL = 1.12
 """The ratio up to which a place that stands out may be contradicted by chance alone."""
@@ -338,7 +336,7 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, fo
     fits = fits & (salient.amax((-2, -1)) > 0)
     if evidence.rest_ratio is not None:
         # a rest of which the prompt says nothing is not what it is about, if it contradicts something else at all
-        fits = fits & ((evidence.rest_ratio < FITS) | (evidence.rest_ratio >= NEW) | (peak < 1))
+        fits = fits & ((evidence.rest_ratio < STAYS) | (evidence.rest_ratio >= NEW) | (peak < 1))
     place = torch.where(fits[:, None, None], 1 - fitting, contradicted)
     rough = place
 
@@ -353,7 +351,7 @@ def _by_change(evidence: Evidence, chosen: list[int], settings: MaskSettings, fo
     soft = follow(resize(place, size), evidence.image_latent, radius)
     soft = centre_threshold(rescale_to_unit(blur(soft, settings.blur)))
     if evidence.rest_ratio is not None:
-        unchanged = fits & (evidence.rest_ratio < FITS)
+        unchanged = fits & (evidence.rest_ratio < STAYS)
         soft = torch.where(unchanged[:, None, None], 0.0, soft)
     return soft, find_roles, fits
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .maps import TINY
-from .refine import FITS
+from .refine import STAYS
 from .session import MaskSession
 
 ALMOST_PURE = 14.0
@@ -24,7 +24,7 @@ NOISE_SAMPLES = 4
 """With how many noise samples it is asked, and with as many more in doubt."""
 
 DOUBT = 1.25
-"""In doubt is a ratio within this factor of the limit, `refine.FITS`."""
+"""In doubt is a ratio within this factor of the limit, `refine.STAYS`."""
 
 Predict = Callable[[int], tuple[Tensor, Tensor]]
 """The predictions with and without prompt, clean latents ``[B, C, h, w]``, of the picture with the noise of a number
@@ -45,7 +45,7 @@ def ask_about_rest(session: MaskSession, image_latent: Tensor, predict: Predict)
     errors = torch.zeros(2, *rest.shape, device=image_latent.device)
     for number in range(2 * NOISE_SAMPLES):
         ratio = _median_ratio(errors, rest)
-        if number == NOISE_SAMPLES and not ((ratio > FITS / DOUBT) & (ratio < FITS * DOUBT)).any():
+        if number == NOISE_SAMPLES and not ((ratio > STAYS / DOUBT) & (ratio < STAYS * DOUBT)).any():
             break
         errors += (torch.stack(predict(number)) - image_latent).float().square().mean(2)
     session.answer_rest(_median_ratio(errors, rest))
