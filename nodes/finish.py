@@ -134,7 +134,8 @@ class InpaintFinish(io.ComfyNode):
         image = host.repeat_to_batch(image, count)
         masks = host.repeat_to_batch(mask, len(edits) * count).view(len(edits), count, *mask.shape[1:]) > 0.5
         editable = None if samples is None else host.find_editable_pixels(samples, image[:1], vae)
-        suitable = enlarge and host.suits_a_crop(negative)
+        # Instant Mask Guidance knows the whole picture only
+        suitable = enlarge and not host.is_wrapped(model) and host.suits_a_crop(negative)
         pixels = host.native_side(model) ** 2
         painted_area = torch.zeros_like(masks[0])
         parts = []

@@ -35,7 +35,7 @@ from .text import (
     read_prompt,
     suits_a_crop,
 )
-from .wrapper import InstantMaskWrapper, get_record, wrap_model
+from .wrapper import InstantMaskWrapper, get_record, is_wrapped, wrap_model
 
 __all__ = [
     "PROMPT",
@@ -59,6 +59,7 @@ __all__ = [
     "get_record",
     "get_samples",
     "is_inpainting_model",
+    "is_wrapped",
     "leave_for_browser",
     "load_mini_clip",
     "load_mini_unet",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, add_wrapper
 from comfy.samplers import KSampler
 from torch import Tensor
 
@@ -53,5 +53,5 @@ def share_progress(model: Any, steps: int) -> Any:
         return samples
 
     shared = model.clone()
-    shared.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "instdiff_progress", outer_sample)
+    add_wrapper(WrappersMP.OUTER_SAMPLE, outer_sample, shared.model_options, is_model_options=True)
     return shared

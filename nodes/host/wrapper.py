@@ -227,9 +227,14 @@ def wrap_model(model: Any, wrapper: InstantMaskWrapper) -> Any:
     return clone
 
 
+def is_wrapped(model: Any) -> bool:
+    """Whether the samplings of a MODEL have instant masks."""
+    return _count_wrappers(model.model_options) > 0
+
+
 def check_unwrapped(model: Any) -> None:
     """Raises ``ValueError`` for a MODEL whose samplings have instant masks."""
-    if _count_wrappers(model.model_options):
+    if is_wrapped(model):
         raise ValueError(
             "the model comes from Instant Mask Guidance, and its samplings have a mask already: connect the model that "
             "goes into Instant Mask Guidance"

@@ -100,6 +100,16 @@ def test_all_passes_together_take_the_steps_that_were_asked_for(finish, in_crops
     assert torch.equal(*results) == one_pass
 
 
+def test_a_guided_model_paints_in_the_whole_picture(host, finish, in_crops, make_picture):
+    image, mask = make_picture(1, SIZE, SIZE), small()
+    latent = {"samples": host.vae.encode(image)}
+    guided, *_ = host.run("InstDiffMaskGuidance", model=host.model, latent=latent)
+    model, sizes = in_crops(guided)
+    result, area = finish(image, mask, model=model)
+    assert torch.equal(result[~area], image[~area])
+    assert set(sizes) == {(SIZE // 8, SIZE // 8)}
+
+
 def test_passes_and_crops_share_one_progress_bar(finish, progress, make_picture):
     image = make_picture(1, SIZE, SIZE).expand(2, -1, -1, -1)
     shown = []
