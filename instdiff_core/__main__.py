@@ -163,7 +163,7 @@ def batch(options: argparse.Namespace) -> None:
     failed = [result for result in results if result.error]
     for result in failed[:SHOWN_ERRORS]:
         print(f"{result.id}: {result.error}", file=sys.stderr)
-    print(f"{len(results) - len(failed)} jobs done, {len(failed)} failed: {options.out / 'results.parquet'}")
+    print(f"jobs: {len(results) - len(failed)} done, {len(failed)} failed: {options.out / 'results.parquet'}")
     if failed:
         sys.exit(1)
 
@@ -185,7 +185,7 @@ def guard(options: argparse.Namespace) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m instdiff_core", description="Edit pictures with instant masks.")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, metavar="demo, edit, batch or guard")
 
     command = commands.add_parser("demo", help="edit four scenes with the embedded model, into one picture")
     command.add_argument("--out", type=Path, default=Path("instdiff-demo.png"), help="default: instdiff-demo.png")

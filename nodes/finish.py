@@ -47,7 +47,9 @@ class InpaintFinish(io.ComfyNode):
                     "0.5. The soft edge is made by feather. For several edits connect edit_masks.",
                 ),
                 *sampling_inputs(
-                    FINISH, "How freely the area is painted: 1 starts from nothing, lower keeps more of the edit."
+                    FINISH,
+                    "How freely the area is painted: 1 starts from nothing, lower keeps more of the edit. 0.9 suits "
+                    "Stable Diffusion, 0.7 transformers (Flux, SD3, Qwen-Image).",
                 ),
                 io.Int.Input(
                     "grow",

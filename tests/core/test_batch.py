@@ -96,7 +96,7 @@ def test_a_folder_becomes_pictures_masks_and_a_table(folder: Path, capsys: pytes
         image.putalpha(Image.linear_gradient("L").resize(image.size))
         image.save(folder / "a.png")
     assert run(folder, "--out", out, "--prompt", "a dog") == 0
-    assert capsys.readouterr().out == f"2 jobs done, 0 failed: {out / 'results.parquet'}\n"
+    assert capsys.readouterr().out == f"jobs: 2 done, 0 failed: {out / 'results.parquet'}\n"
     rows = read_results(out)
     assert [row["id"] for row in rows] == ["a.png", "b.jpg"]
     for row in rows:
@@ -202,7 +202,7 @@ def test_a_bad_job_becomes_a_row_with_its_error_and_stops_nothing(
     jobs = write_table(folder / "jobs.jsonl", [{"id": "good", "picture": "a.png", "prompt": "a dog"}, *rows])
     before = files_in(folder)
     assert run(jobs, "--out", folder / "out", "--batch-size", 2) == 1
-    assert capsys.readouterr().out.startswith("1 jobs done, 12 failed: ")
+    assert capsys.readouterr().out.startswith("jobs: 1 done, 12 failed: ")
     good, *results = read_results(folder / "out")
     assert good["error"] is None
     assert [result["id"] for result in results] == list(bad)

@@ -204,7 +204,7 @@ def test_after_a_killed_run_and_a_killed_worker_each_job_is_there_once_as_withou
     assert len(noted_in(out)) < len(GOOD)
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, errors
-    assert output.splitlines()[-1] == f"{len(GOOD)} jobs done, {len(BAD)} failed: {out / 'results.parquet'}"
+    assert output.splitlines()[-1] == f"jobs: {len(GOOD)} done, {len(BAD)} failed: {out / 'results.parquet'}"
     assert {name: (out / name).stat().st_mtime_ns for name in done} == done
     assert edits_in(out) == edits_in(alone)
     assert rows_in(out) == rows_in(alone)
