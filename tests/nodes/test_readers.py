@@ -12,6 +12,8 @@ import torch
 class TextFirstReader:
     """Reads a transformer whose sequence is the text and then the picture, at the call that is its first."""
 
+    unit = None
+
     def __init__(self, network: Any, latent_size: tuple[int, int]) -> None:
         self.latent_size = latent_size
         self.grid = latent_size[0] // 2, latent_size[1] // 2
