@@ -44,6 +44,11 @@ def follows_steps(conds: Conditionings) -> bool:
     return any(not hook.hook_keyframe.is_empty() for hook in _hooks(conds))
 
 
+def hold_places(conds: Conditionings) -> bool:
+    """Whether a conditioning is limited to a part of the picture, which the host has found for one size of it."""
+    return any("area" in cond or "mask" in cond for cond in _all(conds))
+
+
 def _holds(options: Any) -> bool:
     """Whether there is anything in nested dicts and lists."""
     if isinstance(options, dict):

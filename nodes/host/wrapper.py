@@ -23,7 +23,7 @@ from ...instdiff_core.session import MaskSession
 from ..checks import find_tensor_problem
 from .edits import POSITIVE, SampledEdit, find_limit
 from .notices import warn_of_size
-from .patches import find_patches, follows_steps
+from .patches import find_patches, follows_steps, hold_places
 from .pictures import Latent, drop_time, find_editable, get_samples, keep_picture, repeat_to_batch, scale_mask_to_latent
 from .readers import Reader, check_readable, reader_for
 from .region_sampling import RegionSampling
@@ -151,7 +151,8 @@ class InstantMaskWrapper:
             and not follows_steps(guider.conds)
         )
         look_size = latent_size
-        if alone and any(edit.session.is_found_by_change for edit in edits):
+        by_change = any(edit.session.is_found_by_change for edit in edits)
+        if alone and by_change and not hold_places(guider.conds):
             look_size = size_to_look(model, reader, latent_size)
         if look_size != latent_size:
             # in the steps the same layers are read as in the looks

@@ -109,3 +109,14 @@ def test_a_guided_model_as_the_second_of_two_is_refused_with_the_remedy(host):
     kept = (sampled(host, both, host.model, passed)["samples"] == latent).all(1)
     assert 0 < kept.float().mean() < 1
     assert not (sampled(host, plain, host.model, passed)["samples"] == latent).all(1).any()
+
+
+def test_a_second_prompt_in_a_part_of_a_large_picture_stays_there(host):
+    latent = {"samples": host.scene("cat")[0].repeat_interleave(2, 2)}
+    left = torch.zeros(1, 512, 256)
+    left[..., :128] = 1
+    second = host.extra("ConditioningSetMask", host.other_prompt("grass"), left, "default", 1.0)
+    model, passed, _ = host.run("InstDiffMaskGuidance", model=host.model, latent=latent)
+    prompts = {"cond1": host.prompt("a frog"), "cond2": second, "negative": host.other_prompt()}
+    dual = host.extra("DualCFGGuider", model=model, **prompts, **GUIDERS["DualCFGGuider"])
+    assert sampled(host, dual, host.model, passed)["samples"].isfinite().all()
