@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -246,19 +247,19 @@ class Convergence:
     steps: int
 
 
-def trace_convergence(record: AttentionRecord, settings: MaskSettings) -> Convergence:
-    """How the mask of a finished run came about, in latent pixels."""
-    steps = len(record.maps)
+def trace_convergence(record: AttentionRecord, settings: MaskSettings, steps: int | None = None) -> Convergence:
+    """How the mask of the first `steps` (default: all) of a finished run came about, in latent pixels."""
     follow = KeptFilters()
-    masks = [refine_area(evidence, record.words, settings, follow)[1] for evidence in record.evidences()]
+    evidences = islice(record.evidences(), steps)
+    masks = [refine_area(evidence, record.words, settings, follow)[1] for evidence in evidences]
     likeness = torch.stack([iou(mask, masks[-1]) for mask in masks])
     changed = likeness < SETTLED
-    settled = (changed * torch.arange(1, steps + 1)[:, None]).amax(0) + 1
+    settled = (changed * torch.arange(1, len(masks) + 1)[:, None]).amax(0) + 1
     agreement = likeness.mean(0)
     if settings.share:
-        own = refine_area(record.evidence(), record.words, replace(settings, share=False))[1]
+        own = refine_area(record.evidence(steps), record.words, replace(settings, share=False))[1]
         agreement = agreement * iou(own, masks[-1]).mean()
-    return Convergence(settled, agreement, steps)
+    return Convergence(settled, agreement, len(masks))
 
 
 Found = tuple[Tensor, Callable[[], WordRoles], Tensor]

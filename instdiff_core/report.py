@@ -90,14 +90,15 @@ def describe_mask(
 
 
 def describe_edits(
-    masks: Sequence[InstantMask], record: AttentionRecord, settings: Sequence[MaskSettings], numbers: Sequence[int]
-) -> str:
-    """`describe_mask` for the numbered edits of a run, of which `masks` and `settings` has one for each; their prompts
-    stand above where there are several."""
+    masks: Sequence[InstantMask], record: AttentionRecord, settings: Sequence[MaskSettings], numbers: Sequence[int],
+    steps: int | None = None,
+) -> str:  # fmt: skip
+    """`describe_mask` for the numbered edits of a run, of which `masks`, made of the first `steps` (default: all), and
+    `settings` has one for each; their prompts stand above where there are several."""
     texts = []
     for number in numbers:
         edit, own = record.edits[number], settings[number]
-        text = describe_mask(masks[number], edit, own, trace_convergence(edit, own))
+        text = describe_mask(masks[number], edit, own, trace_convergence(edit, own, steps))
         title = f"edit {number + 1}, '{' '.join(edit.words.texts)}':\n" if len(record.edits) > 1 else ""
         texts.append(title + text)
     return "\n".join(texts)

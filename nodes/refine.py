@@ -261,7 +261,7 @@ class RefineInstantMask(io.ComfyNode):
             host.to_intermediate(each if image is None else host.undo_vae_crop(each, image))
             for each in (binary, soft, of_edits)
         )
-        text = describe_edits(masks, attention, chosen, shown)
+        text = describe_edits(masks, attention, chosen, shown, steps or None)
         pictures = picture[:1] if picture is not None and len(image) == 1 else picture
         inputs = {
             "steps": steps, "threshold": threshold, "words": words, "grow": grow, "smooth": smooth,

@@ -35,6 +35,13 @@ def test_a_mask_that_never_changes_settles_at_the_first_step_and_agrees_wholly()
     assert (found.settled.tolist(), found.agreement.tolist(), found.steps) == ([1], [1.0], 3)
 
 
+def test_of_the_first_steps_only_these_count():
+    steps = jumping("left", "left", "right", "right", "right")
+    record = get_record(*steps, sigmas=(0.1, 0.1, 1.0, 1.0, 1.0), words=PLACES)
+    found = trace_convergence(record, FOLLOWED, 2)
+    assert (found.settled.tolist(), found.agreement.tolist(), found.steps) == ([1], [1.0], 2)
+
+
 def test_a_mask_that_jumps_in_the_last_step_settles_there():
     found = trace_convergence(get_record(*jumping("left", "right"), sigmas=(0.1, 2.0), words=PLACES), FOLLOWED)
     assert found.settled.tolist() == [2]

@@ -99,6 +99,13 @@ def test_one_of_them_leaves_the_other_to_the_settings(host, attention, refine):
     assert torch.equal(by_words[0].bool(), by_words[1] >= 0.3)
 
 
+def test_the_report_speaks_of_the_steps_that_count(attention, refine):
+    assert "of 3, confidence" in refine(attention=attention)[2]
+    one, two = (refine(attention=attention, steps=steps)[2] for steps in (1, 2))
+    assert one.count("settled at step 1 of 1, confidence") == 2
+    assert two.count("of 2, confidence") == 2
+
+
 def test_the_editor_gets_the_record_and_the_settings_before_the_nodes_own(host, attention, left, make_picture):
     given = {"settings": host.settings(threshold=0.3, words="grass", share=True), "image": make_picture(1, 133, 130)}
     references = left(attention=attention, threshold=0.9, words="frog", **given)
