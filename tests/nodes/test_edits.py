@@ -59,6 +59,7 @@ def test_one_edit_gives_one_mask_which_is_its_mask(host, latent):
     assert attention.edits == (attention,)
 
 
+@pytest.mark.one_host
 def test_in_masks_of_ones_own_each_part_is_what_its_prompt_alone_makes_of_it(host, latent):
     """To what rounding does in a larger batch: the two halves do not see each other's prompts."""
     left = torch.zeros(1, 16, 16)
@@ -88,6 +89,7 @@ def test_a_mask_of_the_sampler_bounds_every_edit_and_one_of_an_edit_is_its_own(h
     assert not of_edits[1, 64:].any()
 
 
+@pytest.mark.one_host
 def test_settings_of_an_edit_are_its_own_and_words_count_where_they_are(host, latent):
     high = host.settings(threshold=0.9)
     report = host.run(
@@ -101,6 +103,7 @@ def test_settings_of_an_edit_are_its_own_and_words_count_where_they_are(host, la
         sample(host, latent, combined(host, "a frog", "a car"), settings=host.settings(words="frog, tree"))
 
 
+@pytest.mark.one_host
 def test_refine_and_heatmaps_show_each_edit(host, latent, two):
     _, mask, attention, of_edits = sample(host, latent, two)
     every = host.run("InstDiffRefineMask", attention=attention)
@@ -151,6 +154,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_cfg_samplers_and_schedules(host, latent, two, changes):
     samples, _, attention, of_edits = sample(host, latent, two, **changes)

@@ -154,7 +154,11 @@ def test_an_error_in_the_model_comes_through_and_leaves_nothing_behind(host: Any
             assert len(calls) == call
 
 
-@pytest.mark.parametrize("key", [("input", 5), ("input", 3)], ids=["another layer", "a layer that we read"])
+@pytest.mark.parametrize(
+    "key",
+    [pytest.param(("input", 5), marks=pytest.mark.one_host), ("input", 3)],
+    ids=["another layer", "a layer that we read"],
+)
 def test_an_error_in_another_packs_attention_comes_through_and_leaves_nothing_behind(
     host: Any, way: Way, unharmed: Any, key: tuple[str, int]
 ) -> None:
@@ -177,6 +181,7 @@ def test_an_error_in_another_packs_attention_comes_through_and_leaves_nothing_be
         failing.clear()
 
 
+@pytest.mark.one_host
 def test_an_error_in_another_packs_function_after_guidance_leaves_nothing_behind(
     host: Any, sampler: Way, unharmed: Any
 ) -> None:
@@ -195,6 +200,7 @@ def test_an_error_in_another_packs_function_after_guidance_leaves_nothing_behind
         failing.clear()
 
 
+@pytest.mark.one_host
 def test_an_error_of_ours_in_the_middle_of_a_step_leaves_nothing_behind(host: Any, sampler: Way, unharmed: Any) -> None:
     """Another pack shortens the context in the second step: our words no longer fit its token positions."""
     failing: list[int] = []
@@ -295,6 +301,7 @@ def test_after_running_out_of_memory_the_same_run_succeeds_with_split_batches(
         del split, now, then
 
 
+@pytest.mark.one_host
 def test_runs_keep_nothing_but_what_they_return(host: Any, way: Way) -> None:
     way(host.model)
     alive = live_objects()

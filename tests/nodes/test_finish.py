@@ -47,7 +47,7 @@ def check(image, mask, result):
 
 
 @pytest.mark.parametrize("size", [(96, 64), (70, 93), (128, 72)])
-@pytest.mark.parametrize("feather", [0, 8])
+@pytest.mark.parametrize("feather", [pytest.param(0, marks=pytest.mark.one_host), 8])
 def test_outside_the_grown_mask_the_picture_is_the_input_bit_for_bit(finish, make_picture, size, feather):
     image, mask = make_picture(1, *size), spot(1, *size)
     check(image, mask, finish(image, mask, feather=feather))
@@ -77,7 +77,7 @@ def test_a_mask_of_another_size_is_brought_to_the_pictures(finish, make_picture)
     check(image, mask.repeat_interleave(2, 1).repeat_interleave(2, 2), finish(image, mask))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (70, 93)])
+@pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.one_host), (70, 93)])
 def test_it_starts_from_the_edit_when_given_one(host, finish, make_picture, size):
     image, mask = make_picture(1, *size), spot(1, *size)
     edit = {"samples": host.vae.encode(image) * 0.5}
@@ -157,6 +157,7 @@ def test_the_edit_is_opaque_inside_the_mask_whatever_the_feather(finish, make_pi
         assert torch.equal(each[inside], hard[inside])
 
 
+@pytest.mark.one_host
 def test_the_painted_area_is_the_grown_mask_and_nothing_else_changes(both, make_picture):
     image, mask = make_picture(1, 96, 64), spot(1, 96, 64)
     result, area = both(image, mask)
@@ -182,6 +183,7 @@ def test_as_many_pictures_come_out_as_the_most_that_went_in(host, both, make_pic
     assert torch.equal(area, grown(mask).float())
 
 
+@pytest.mark.one_host
 def test_every_variant_is_finished_from_its_own_edit(host, finish, make_picture):
     image, mask = make_picture(1, 64, 96), spot(1, 64, 96)
     edits = torch.randn(3, 4, 8, 12) * 4
@@ -197,6 +199,7 @@ def test_an_empty_mask_gives_every_variant_the_picture(finish, make_picture):
     assert torch.equal(result, image.expand(3, -1, -1, -1))
 
 
+@pytest.mark.one_host
 def test_a_soft_mask_is_cut_at_one_half(both, make_picture):
     image, mask = make_picture(1, 64, 96), torch.zeros(1, 64, 96)
     mask[:, 8:24, 8:24], mask[:, 40:56, 40:56] = 0.5, 0.51
@@ -205,6 +208,7 @@ def test_a_soft_mask_is_cut_at_one_half(both, make_picture):
     check(image, (mask > 0.5).float(), result)
 
 
+@pytest.mark.one_host
 def test_matched_colours_bring_the_edge_nearer_to_the_picture_and_change_nothing_outside(finish, make_picture):
     image, mask = make_picture(1, 128, 128) * 0.3, torch.zeros(1, 128, 128)
     mask[:, 48:80, 48:80] = 1
@@ -215,6 +219,7 @@ def test_matched_colours_bring_the_edge_nearer_to_the_picture_and_change_nothing
     check(image, mask, matched)
 
 
+@pytest.mark.one_host
 def test_grain_makes_a_finish_that_is_smoother_than_its_photo_as_grainy(finish):
     image, mask = torch.full((1, 128, 128, 3), 0.5), torch.zeros(1, 128, 128)
     image += 0.03 * torch.randn(1, 128, 128, 1, generator=torch.Generator().manual_seed(3))

@@ -62,7 +62,13 @@ def check(image, mask, result, area):
     assert (result[..., :3] != image[..., :3]).any(-1)[mask > 0].float().mean() > 0.9
 
 
-@pytest.mark.parametrize(("height", "width", "channels"), [(SIZE, SIZE, 3), (SIZE, SIZE, 4), (134, 157, 3)])
+@pytest.mark.parametrize(
+    ("height", "width", "channels"),
+    [
+        (SIZE, SIZE, 3),
+        *(pytest.param(*shape, marks=pytest.mark.one_host) for shape in [(SIZE, SIZE, 4), (134, 157, 3)]),
+    ],
+)
 def test_what_is_small_is_painted_at_the_models_size_and_nothing_else(
     finish, in_crops, make_picture, height, width, channels
 ):
@@ -89,6 +95,7 @@ def test_in_one_pass_and_in_the_whole_picture_it_is_what_k_sampler_paints(host, 
     torch.testing.assert_close(result[area], decoded[area], atol=1e-5, rtol=0)
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize(("steps", "one_pass"), [(1, True), (4, True), (9, False)])
 def test_all_passes_together_take_the_steps_that_were_asked_for(finish, in_crops, make_picture, steps, one_pass):
     image, mask = make_picture(1, SIZE, SIZE), large()
@@ -122,6 +129,7 @@ def test_passes_and_crops_share_one_progress_bar(finish, progress, make_picture)
     assert shown[-1] == (16, 16)
 
 
+@pytest.mark.one_host
 def test_the_last_seed_is_as_good_as_any(finish, make_picture):
     image, mask = make_picture(1, SIZE, SIZE), large()
     first, again = (finish(image, mask, seed=2**64 - 1, steps=8) for _ in range(2))
@@ -129,6 +137,7 @@ def test_the_last_seed_is_as_good_as_any(finish, make_picture):
     assert torch.equal(first[0], again[0])
 
 
+@pytest.mark.one_host
 def test_of_a_batch_the_small_is_painted_as_alone_and_the_large_as_in_whole_pictures(host, finish, make_picture):
     image, mask = make_picture(2, SIZE, SIZE), torch.cat([small(), large()])
     edit = {"samples": host.vae.encode(image.flip(1))}
@@ -142,6 +151,7 @@ def test_of_a_batch_the_small_is_painted_as_alone_and_the_large_as_in_whole_pict
     assert (result[0] - whole[0]).abs().max() > 0.1
 
 
+@pytest.mark.one_host
 def test_a_picture_of_a_batch_whose_mask_is_empty_stays_as_it_is(finish, make_picture):
     image, mask = make_picture(2, SIZE, SIZE), torch.cat([small(), torch.zeros(1, SIZE, SIZE)])
     result, area = finish(image, mask)
@@ -159,6 +169,7 @@ def test_it_goes_on_from_what_masked_sampler_made(host, finish):
     assert not torch.equal(result, finish(image, mask)[0])
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize(("height", "width"), [(SIZE, SIZE), (198, 205)])
 def test_the_edit_is_in_the_crop_where_it_is_in_the_picture(host, finish, height, width):
     """VAE Encode keeps the middle of a picture of 198 x 205 pixels: from row 3 and column 2 on."""
@@ -208,6 +219,7 @@ def test_a_prompt_that_holds_places_of_the_picture_is_painted_in_the_whole_pictu
     assert torch.equal(result, finish(image, mask, positive=prompt, negative=negative, enlarge=False)[0])
 
 
+@pytest.mark.one_host
 def test_several_small_edits_are_painted_with_their_prompts_and_nothing_else(host, finish, make_picture):
     image, masks = make_picture(1, SIZE, SIZE), torch.zeros(2, SIZE, SIZE)
     masks[0, 30:50, 30:50] = masks[1, 30:50, 62:82] = 1

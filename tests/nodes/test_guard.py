@@ -41,6 +41,7 @@ def test_the_edit_goes_into_the_original_and_the_rest_stays_bit_for_bit(host, or
     assert report.startswith("picture 1: the edit was 3.0 pixels to the right")
 
 
+@pytest.mark.one_host
 def test_a_batch_of_edits_of_one_original_gives_as_many_pictures(host, original):
     edits = torch.cat([edit(original, 30), edit(original, 140, -2)])
     picture, area, _, report = host.run(NODE, edited=edits, original=original)
@@ -50,6 +51,7 @@ def test_a_batch_of_edits_of_one_original_gives_as_many_pictures(host, original)
     assert "picture 2: the edit was 2.0 pixels to the left" in report
 
 
+@pytest.mark.one_host
 def test_masks_of_one_edit_give_as_many_pictures(host, original):
     masks = torch.zeros(3, *original.shape[1:3])
     for number, mask in enumerate(masks):
@@ -59,6 +61,7 @@ def test_masks_of_one_edit_give_as_many_pictures(host, original):
     assert torch.equal(area, masks)
 
 
+@pytest.mark.one_host
 def test_an_empty_mask_gives_the_original_and_is_told_of(host, original):
     empty = torch.zeros(1, 64, 64)
     picture, area, _, report = host.run(NODE, edited=edit(original), original=original, mask=empty)
@@ -76,6 +79,7 @@ def test_each_picture_of_a_batch_has_its_own_edit_and_mask(host, original):
     assert torch.equal(area, masks)
 
 
+@pytest.mark.one_host
 def test_sizes_may_differ_and_transparency_stays(host, original):
     alpha = torch.rand(1, 192, 224, 1, generator=torch.Generator().manual_seed(5))
     transparent = torch.cat([original, alpha], -1)
@@ -87,6 +91,7 @@ def test_sizes_may_differ_and_transparency_stays(host, original):
     assert area[0, 90:110, 70:90].all()
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("choice", ["aligned edit", "edit", "original"])
 def test_what_is_refused_comes_out_as_was_chosen_and_says_why(host, original, choice):
     other = original.flip(1).flip(2).roll(70, 2)
@@ -102,6 +107,7 @@ def test_bypassed_the_node_gives_the_edit(host):
     assert (first.id, first.get_io_type()) == ("edited", "IMAGE")
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (40, 7)])
 def test_pictures_too_small_to_compare_come_out_with_a_reason(host, original, size):
     picture, _, _, report = host.run(NODE, edited=torch.rand(1, *size, 3), original=original)
@@ -114,12 +120,14 @@ def test_nan_is_refused_with_the_inputs_name(host, original):
         host.run(NODE, edited=original * torch.nan, original=original)
 
 
+@pytest.mark.one_host
 def test_swapped_inputs_are_named(host, original):
     larger = interpolate(original.movedim(-1, 1), (401, 467), mode="bicubic").movedim(1, -1).clamp(0, 1)
     report = host.run(NODE, edited=larger, original=edit(original))[3]
     assert "the original seems to be connected to edited" in report
 
 
+@pytest.mark.one_host
 def test_a_batch_whose_lengths_do_not_match_begins_again_with_its_first_picture(host, original):
     edits = torch.cat([edit(original), edit(original, 140), edit(original, 30)])
     originals = torch.cat([original, original.flip(2)])

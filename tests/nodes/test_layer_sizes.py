@@ -11,7 +11,9 @@ def patched(host, model, block):
     return host.extra("PatchModelAddDownscale", model=model, block_number=block, **options, **methods)
 
 
-@pytest.mark.parametrize("block", [1, 2, 3])
+@pytest.mark.parametrize(
+    "block", [pytest.param(1, marks=pytest.mark.one_host), pytest.param(2, marks=pytest.mark.one_host), 3]
+)
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_deep_shrink_changes_the_grid_from_step_to_step(host, block, order):
     """Kohya's deep shrink makes some layers coarser in the first steps only."""

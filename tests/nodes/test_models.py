@@ -165,11 +165,11 @@ def test_an_inpainting_variant_takes_nine_channels(host, family, make_picture, n
 @pytest.mark.parametrize(
     ("dtype", "cast"),
     [
-        (torch.float16, None),
+        pytest.param(torch.float16, None, marks=pytest.mark.one_host),
         (torch.bfloat16, None),
-        (torch.float16, torch.float32),
+        pytest.param(torch.float16, torch.float32, marks=pytest.mark.one_host),
         (torch.float8_e4m3fn, torch.float32),
-        (torch.float8_e5m2, torch.bfloat16),
+        pytest.param(torch.float8_e5m2, torch.bfloat16, marks=pytest.mark.one_host),
     ],
     ids=str,
 )

@@ -123,6 +123,7 @@ def test_the_editor_gets_the_record_and_the_settings_before_the_nodes_own(host, 
     assert pictures.shape == (1, *shown.shape)
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("preset", ["default", "paper"])
 @pytest.mark.parametrize(
     "own", [{}, {"words": "grass, frog", "threshold": 0.37}, {"steps": 1, "words": "Frog"}], ids=str
@@ -156,6 +157,7 @@ def test_pictures_are_those_that_came_in(attention, left, make_picture):
         assert np.array_equal(np.asarray(image), (picture[0] * 255).round().numpy())
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize("size", [(128, 128), (135, 130), (129, 134)])
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_with_a_picture_the_masks_have_its_size(host, attention, refine, make_picture, size, preset):

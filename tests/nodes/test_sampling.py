@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-SAMPLERS = ["euler", "dpmpp_2m", "heun", "euler_ancestral", "ddim"]
+SAMPLERS = [
+    "euler",
+    *(pytest.param(name, marks=pytest.mark.one_host) for name in ("dpmpp_2m", "heun", "euler_ancestral", "ddim")),
+]
 
 
 @pytest.fixture(params=SAMPLERS)

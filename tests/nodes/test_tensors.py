@@ -155,6 +155,7 @@ def broken(host, latent, make_picture):
     }  # fmt: skip
 
 
+@pytest.mark.one_host
 @pytest.mark.parametrize(
     "name",
     [

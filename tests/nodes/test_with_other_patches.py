@@ -8,6 +8,9 @@ import torch
 
 STEPS = 4
 
+ORDERS = ["before", pytest.param("after", marks=pytest.mark.one_host)]
+"""Of the other node and ours."""
+
 
 def patched(change):
     """A row that changes a clone of the model."""
@@ -150,7 +153,7 @@ def alone(samples_without_us, sample, host):
     return run
 
 
-@pytest.mark.parametrize("order", ["before", pytest.param("after", marks=pytest.mark.one_host)])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ROWS)
 def test_it_acts_as_without_us_and_the_instant_mask_works(host, latent, sample, alone, name, order):
     row = ROWS[name]
@@ -166,7 +169,7 @@ def test_it_acts_as_without_us_and_the_instant_mask_works(host, latent, sample, 
             host.changed(samples, latent, attention)
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("order", ORDERS)
 def test_token_merging_in_the_layers_that_are_read(host, layout_model, latent, order):
     """On a U-Net with attention at the full size of the latent, where token merging acts and we read."""
     base = layout_model("sd1")
@@ -188,7 +191,7 @@ def merging(host, model):
     return host.extra("TomePatchModel", model, 0.5)
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("cache", ["EasyCache", "LazyCache"])
 def test_a_cache_still_skips_steps_and_the_others_are_recorded(host, latent, cache, order):
     def cached(model):

@@ -196,7 +196,11 @@ def joint_family(host: Any) -> Any:
     return build
 
 
-@pytest.fixture(params=[name for name in CONFIGS if name not in VARIANTS])
+SAME_NETWORK = {"schnell": pytest.param("schnell", marks=pytest.mark.one_host)}
+"""Families whose network is another one's: Flux, without guidance."""
+
+
+@pytest.fixture(params=[SAME_NETWORK.get(name, name) for name in CONFIGS if name not in VARIANTS])
 def family(request: pytest.FixtureRequest, joint_family: Any) -> Family:
     """Each family that the host has."""
     return joint_family(request.param)

@@ -61,7 +61,7 @@ def perturbed(conditioning: Any, position: int, length: int) -> Any:
     return [[context, options]]
 
 
-@pytest.mark.parametrize("position", [0, 5, 12])
+@pytest.mark.parametrize("position", [*(pytest.param(place, marks=pytest.mark.one_host) for place in (0, 5)), 12])
 def test_a_token_of_the_text_stands_where_its_map_is_read(host, family, position):
     latent = family.latent(9, 13)
     before, after = (
@@ -89,7 +89,9 @@ def test_a_token_of_llama_stands_twice_in_hidreams_sequence(host, joint_family):
     assert moved(before["k"], after["k"]) == {35 + 13 + 2, 35 + 13 + 6 + 2}
 
 
-@pytest.mark.parametrize(("y", "x"), [(2, 1), (4, 3), (8, 12)])
+@pytest.mark.parametrize(
+    ("y", "x"), [*(pytest.param(*cell, marks=pytest.mark.one_host) for cell in [(2, 1), (4, 3)]), (8, 12)]
+)
 def test_a_patch_of_the_picture_stands_where_its_cell_is_read(host, family, y, x):
     latent = family.latent(9, 13)
     other = latent.clone()
@@ -166,7 +168,9 @@ def attended(call: dict[str, Any], entry: int = 0) -> np.ndarray:
     return (scores / scores.sum(-1, keepdims=True)).mean(0)
 
 
-@pytest.mark.parametrize("across", [32, 3], ids=["every_cell", "cells_by_stride"])
+@pytest.mark.parametrize(
+    "across", [32, pytest.param(3, marks=pytest.mark.one_host)], ids=["every_cell", "cells_by_stride"]
+)
 def test_the_maps_are_the_attention_of_the_pictures_cells_to_the_words(host, family, across, monkeypatch):
     monkeypatch.setattr(sys.modules[host.hooks.__name__ + ".readers.joint"], "GRID", across)
     size = (5, 7) if family.name == "flux2" else (9, 13)
@@ -192,6 +196,7 @@ def test_the_maps_are_the_attention_of_the_pictures_cells_to_the_words(host, fam
     np.testing.assert_allclose(attention.maps[0, 0, 2:].numpy(), expected, rtol=2e-4, atol=1e-7)
 
 
+@pytest.mark.one_host
 def test_half_precision_reads_what_its_queries_and_keys_say(host, joint_family, family):
     """In the layer's own type, to the rounding of its results."""
     family = joint_family(family.name, torch.bfloat16)

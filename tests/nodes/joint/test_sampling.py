@@ -31,7 +31,7 @@ def check_mask_acts(samples: Tensor, latent: Tensor) -> None:
     assert 0 < (samples != latent).flatten(2).any(1).float().mean() < 1
 
 
-@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize("cfg", [pytest.param(1.0, marks=pytest.mark.one_host), 4.0])
 @pytest.mark.parametrize("negative", [13, 9], ids=["equal_lengths", "other_lengths"])
 def test_capturing_samples_as_k_sampler_does(host, family, cfg, negative):
     latent = family.latent(10, 14)
@@ -43,7 +43,9 @@ def test_capturing_samples_as_k_sampler_does(host, family, cfg, negative):
     check_record(attention)
 
 
-@pytest.mark.parametrize("size", [(9, 13), (4, 30), (5, 5)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(9, 13), *(pytest.param(size, marks=pytest.mark.one_host) for size in [(4, 30), (5, 5)])], ids=str
+)
 def test_pictures_of_odd_sizes_are_masked(host, family, size):
     latent = family.latent(*size)
     samples, mask, attention = host.edit(latent, settings=named(host), **family.inputs(cfg=4.0))
@@ -69,6 +71,7 @@ def test_batches_have_a_mask_each(host, family):
     check_mask_acts(samples, latent)
 
 
+@pytest.mark.one_host
 def test_nothing_is_left_in_the_model(host, family):
     latent = family.latent(8, 12)
     before = copy.deepcopy(family.model.model_options)
@@ -99,7 +102,11 @@ def test_another_nodes_attention_is_kept_and_read_through(host, family):
 
 @pytest.mark.parametrize(
     ("dtype", "cast"),
-    [(torch.float16, None), (torch.bfloat16, None), (torch.float8_e4m3fn, torch.bfloat16)],
+    [
+        pytest.param(torch.float16, None, marks=pytest.mark.one_host),
+        (torch.bfloat16, None),
+        pytest.param(torch.float8_e4m3fn, torch.bfloat16, marks=pytest.mark.one_host),
+    ],
     ids=["fp16", "bf16", "fp8"],
 )
 def test_weights_of_other_types(host, joint_family, family, dtype, cast):
@@ -147,6 +154,7 @@ def test_every_guider(host, family, guider):
     assert torch.equal(sample(model, passed)["samples"], sample(family.model, {"samples": latent})["samples"])
 
 
+@pytest.mark.one_host
 def test_without_a_negative_prompt_the_empty_prompt_is_predicted_in_two_steps(host, family):
     latent = family.latent(8, 12)
     attention = host.capture(latent, **family.inputs(cfg=1.0, steps=4, negative=family.conditioning(2)))[1]
@@ -156,6 +164,7 @@ def test_without_a_negative_prompt_the_empty_prompt_is_predicted_in_two_steps(ho
 # ---- noise ----
 
 
+@pytest.mark.one_host
 def test_steps_count_by_noise_to_signal(host, family):
     sampling = family.model.get_model_object("model_sampling")
     attention = host.capture(family.latent(8, 12), **family.inputs(steps=3))[1]
@@ -191,6 +200,7 @@ def test_a_latent_that_came_noisy_goes_on_with_its_noise(host, family):
 # ---- the other nodes ----
 
 
+@pytest.mark.one_host
 def test_the_other_nodes_take_what_was_recorded(host, family):
     latent = family.latent(8, 12)
     attention = host.edit(latent, **family.inputs(cfg=4.0))[2]
@@ -207,6 +217,7 @@ def test_a_mask_has_the_size_of_the_picture_where_a_latent_pixel_is_16_of_its_ow
     assert mask.shape == (1, 64, 96)
 
 
+@pytest.mark.one_host
 def test_edit_guard_puts_back_what_the_instant_mask_says(host, family):
     latent, inputs = family.latent(8, 12), family.inputs(cfg=4.0)
     model, passed, attention = host.run(
@@ -260,6 +271,7 @@ def test_an_interrupted_sampling_leaves_nothing_behind(host, family):
     check_record(host.capture(latent, **family.inputs())[1])
 
 
+@pytest.mark.one_host
 def test_the_published_method_is_refused_without_a_start_token(host, joint_family):
     family = joint_family("flux")
     latent, paper = family.latent(8, 12), host.settings(preset="paper")
@@ -294,6 +306,7 @@ def test_u_nets_are_not_told_of_noise(host, latent, caplog):
     assert "set denoise" not in caplog.text
 
 
+@pytest.mark.one_host
 def test_region_sampling_computes_the_whole_picture(host, joint_family):
     family = joint_family("flux")
     latent, mask = family.latent(16, 16), torch.zeros(1, 16, 16)
