@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -160,10 +161,12 @@ class InstantMaskRun:
         """SAMPLER_SAMPLE: learn the clean latent and the noise, in the model's own space; outline the previews."""
         self._check_areas(latent)
         self._check_windows(latent, sigmas)
+        goes_on = self._noise is not None
+        if not goes_on:
+            self._check_steps(sigmas[:-1])
         self._model_latent = guider.inner_model.process_latent_in(self.image_latent.to(latent))
         size = latent.shape[-2], latent.shape[-1]
         self._look_latent = scale_latents(self._model_latent, self._look_size or size)
-        goes_on = self._noise is not None
         if self._noisy:
             self._noise = noise
         if callback is not None:
@@ -252,6 +255,20 @@ class InstantMaskRun:
                 "the edit prompt is limited to an area, where the model sees a part of the picture only: limit it with "
                 "Conditioning (Set Mask) and set_cond_area 'default' instead, or by the input 'mask'"
             )
+
+    def _check_steps(self, sigmas: Tensor) -> None:
+        """Raises ``ValueError`` when the edit prompt is limited to others than the steps that begin at these sigmas.
+
+        Samplers that call the model between two steps as well may show it the prompt there, which makes no edit.
+        """
+        for edit in self._edits:
+            conds = edit.conditionings(self._guider)
+            if conds and not any(_takes_part(cond, sigmas) for cond in conds):
+                raise ValueError(
+                    f"the edit prompt '{' '.join(edit.prompt.words.texts)}' is limited to a range in which this "
+                    "sampling takes no step: widen the range of ConditioningSetTimestepRange (0 is pure noise, with "
+                    "which only a denoise of 1 begins, and 1 is none), or take more steps"
+                )
 
     def _check_windows(self, latent: Tensor, sigmas: Tensor) -> None:
         """Raises ``ValueError`` when the host will show the model parts of the batch, or of the picture, only."""
@@ -357,6 +374,12 @@ class InstantMaskRun:
             return None
         self._extra_steps += 1
         return executor(model, [None, self._guider.conds[self._without_prompt]], *args, **kwargs)[1]
+
+
+def _takes_part(cond: dict[str, Any], sigmas: Tensor) -> bool:
+    """Whether the host shows the model a conditioning in a step at any of these sigmas."""
+    start, end = cond.get("timestep_start", math.inf), cond.get("timestep_end", 0.0)
+    return bool(((sigmas <= start) & (sigmas >= end)).any())
 
 
 def _is_whole(area: tuple[int, ...], size: tuple[int, ...]) -> bool:

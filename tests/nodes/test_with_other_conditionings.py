@@ -103,10 +103,39 @@ def test_steps_without_the_edit_prompt_are_not_recorded_and_keep_the_mask(host, 
     host.changed(samples, latent, attention)
 
 
-def test_an_edit_prompt_that_no_step_samples_is_refused(host, latent):
-    positive = host.extra("ConditioningSetTimestepRange", host.prompt("a frog"), 0.0, 0.01)
-    with pytest.raises(ValueError, match="limited to steps that were not sampled"):
+def in_range(host, text, start, end):
+    """An edit prompt that holds in a range of the noise alone: 0 is pure noise, 1 is none."""
+    return host.extra("ConditioningSetTimestepRange", host.prompt(text), start, end)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["alone", "one of several"])
+@pytest.mark.parametrize("limits", [(0.0, 0.01), (0.45, 0.55)], ids=["before the first step", "between two steps"])
+def test_an_edit_prompt_that_no_step_samples_is_refused_before_the_first(host, latent, limits, several):
+    def fail(*_):
+        raise AssertionError("the model was called")
+
+    positive = in_range(host, "a red car", *limits)
+    if several:
+        positive = host.extra("ConditioningCombine", host.prompt("a frog"), positive)
+    refused = pytest.raises(ValueError, match="'a red car' is limited to a range in which this sampling takes no step")
+    with host.model.model.diffusion_model.register_forward_pre_hook(fail), refused:
         host.edit(latent, positive=positive)
+
+
+def test_the_second_part_of_a_split_sampling_needs_no_step_of_a_prompt_that_the_first_has_seen(host, latent):
+    model, passed, attention = host.run("InstDiffMaskGuidance", model=host.model, latent={"samples": latent})
+    positive = host.extra("ConditioningCombine", in_range(host, "a frog", 0.0, 0.5), host.prompt("a red car"))
+    for part in ({"end_at_step": 2, "return_with_leftover_noise": "enable"}, {"start_at_step": 2}):
+        passed = host.nodes.KSamplerAdvanced().sample(
+            **{
+                "model": model, "noise_seed": 3, "steps": 4, "cfg": 5.0, "sampler_name": "euler",
+                "scheduler": "simple", "positive": positive, "negative": host.other_prompt(), "latent_image": passed,
+                "add_noise": "disable" if "start_at_step" in part else "enable", "start_at_step": 0,
+                "end_at_step": 4, "return_with_leftover_noise": "disable",
+            } | part
+        )[0]  # fmt: skip
+    edits = host.hooks.get_record(attention, passed).edits
+    assert [len(edit.sigmas) for edit in edits] == [2, 4]
 
 
 @pytest.mark.parametrize(
