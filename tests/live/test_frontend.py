@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.live.frontend import ROOT, TEMPLATES, template
+from tests.live.test_released import WORKFLOWS
 
 DOCS = ROOT / "web" / "docs"
 NAMED = {
@@ -52,6 +53,32 @@ def missing_nodes(frontend):
     )
 
 
+@pytest.mark.parametrize("name", ["Edit with Text", "Edit a Photo"])
+def test_a_subgraph_is_found_by_its_name_placed_and_run(frontend, name):
+    page = frontend.page
+    page.evaluate("app.graph.clear()")
+    frontend.command("Workspace.SearchBox.Toggle")
+    page.get_by_role("combobox", name="Add a node").fill(name.lower())
+    page.get_by_role("option", name=name).first.click()
+    page.mouse.click(600, 300)
+    page.wait_for_function("app.graph.nodes.length === 1")
+    edit = frontend.node(name)
+    edit.set("prompt", "a frog")
+    model, scene, image, mask = (
+        frontend.add(kind) for kind in ("InstDiffLoadMiniModel", "InstDiffMiniScene", "PreviewImage", "MaskPreview")
+    )
+    connect = "node.connect(argument[0], app.graph.getNodeById(argument[1]), argument[2])"
+    for slot in range(3):
+        model.evaluate(connect, [slot, edit.number, slot])
+    scene.evaluate(connect, [0, edit.number, 3])
+    edit.evaluate(connect, [0, image.number, 0])
+    edit.evaluate(connect, [1, mask.number, 0])
+    frontend.sample_in(2)
+    run = frontend.run()
+    assert run.picture(str(image.number)).any()
+    assert run.picture(str(mask.number)).any()
+
+
 @pytest.mark.parametrize("page", ["vue"], indirect=True)  # no part of either renderer
 def test_the_template_browser_offers_every_template_with_its_picture_and_opens_it(frontend):
     cards = open_template_browser(frontend)
@@ -90,6 +117,7 @@ def test_a_template_opens_with_all_its_nodes_side_by_side_and_a_note_that_can_be
     assert min(sizes) >= LEAST_LETTERS
 
 
+@pytest.mark.parametrize("page", ["vue"], indirect=True)  # no part of either renderer
 @pytest.mark.parametrize(
     ("search", "name"),
     [
@@ -153,3 +181,17 @@ def test_every_node_has_its_name_and_its_help_page_with_its_pictures(frontend, l
             "async all => { await Promise.allSettled(all.map(each => each.decode()));"
             " return all.filter(each => !each.naturalWidth).map(each => each.src) }"
         )
+
+
+@pytest.mark.parametrize("file", WORKFLOWS)
+def test_a_released_workflow_opens_in_the_browser_as_it_was_saved(frontend, file):
+    released = json.loads((file.parent.parent / "nodes.json").read_text(encoding="utf-8"))
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    frontend.load(saved)
+    opened = frontend.workflow
+    assert [node["type"] for node in opened["nodes"]] == [node["type"] for node in saved["nodes"]]
+    assert sorted(map(tuple, opened["links"])) == sorted(map(tuple, saved["links"]))
+    for node in saved["nodes"]:
+        if node["type"] in released and node.get("widgets_values"):
+            values = dict(zip(released[node["type"]]["widgets"], node["widgets_values"], strict=True))
+            assert values.items() <= frontend.node(str(node["id"])).widgets().items()

@@ -99,6 +99,10 @@ def test_the_pictures_of_the_help_pages_are_there(schemas, language):
             assert (PAGES / (markdown or html)).is_file(), f"{node_id}: {markdown or html}"
 
 
+def test_every_node_with_a_help_page_has_its_stored_picture():
+    assert {each.stem for each in (PAGES / "images").glob("*.png")} == {each.stem for each in PAGES.glob("*.md")}
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_what_a_help_page_names_in_bold_is_written_on_a_node(schemas, language):
     written = {text for key, text in flat(translated(language)).items() if key.endswith("name")}

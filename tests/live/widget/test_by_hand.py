@@ -140,6 +140,7 @@ def test_all_of_it_can_be_done_with_the_keyboard(frontend, editor):
     assert frontend.page.evaluate("app.graph.nodes.length") > 3
 
 
+@ANY_RENDERER
 def test_a_stroke_can_be_given_up(editor):
     editor.picture.focus()
     editor.press("b", " ", "Shift+ArrowRight", "Escape")
@@ -162,6 +163,7 @@ def test_the_wheel_and_the_brackets_change_the_brush_and_not_the_canvas(frontend
     assert editor.size.input_value() == larger
 
 
+@ANY_RENDERER
 def test_a_pen_that_is_pressed_harder_draws_wider(frontend, editor):
     editor.tool("Paint")
     session = frontend.page.context.new_cdp_session(frontend.page)
@@ -176,6 +178,7 @@ def test_a_pen_that_is_pressed_harder_draws_wider(frontend, editor):
     assert hard > 3 * light
 
 
+@ANY_RENDERER
 def test_a_finger_draws(frontend, editor):
     editor.tool("Paint")
     before = editor.area()

@@ -15,6 +15,13 @@ GROWN = """([least]) => {
 """How much is masked in the host's editor, once it is more than at least."""
 
 
+def test_before_a_run_the_editor_says_how_to_get_a_mask(frontend):
+    frontend.load(workflow())
+    editor = Editor(frontend)
+    editor.node.show()
+    assert editor.element.inner_text() == WAITING
+
+
 def test_typing_in_the_inputs_moves_the_editor(editor):
     editor.node.set("threshold", 0.7)
     editor.node.set("words", "Grass, tree")
@@ -104,6 +111,29 @@ def test_a_copy_of_the_node_has_an_editor_of_its_own(frontend, editor):
     editor.element.last.get_by_role("button", name="car").click()
     assert [copy.widgets()[name] for name in ("threshold", "words")] == [0.9, "car"]
     assert editor.inputs == {"threshold": 0, "words": "", "steps": 0}
+
+
+def test_the_threshold_that_is_the_settings_says_so_above_and_below(editor):
+    shown = editor.element.locator(".instdiff-value").first
+    label = "node.widgets.find(each => each.name === 'threshold').label"
+    assert shown.inner_text() == editor.threshold.get_attribute("aria-valuetext") == "0.50 (settings)"
+    assert editor.node.evaluate(label) == "threshold (0: settings)"
+    editor.threshold.fill("0.8")
+    editor.frontend.settle()
+    assert shown.inner_text() == "0.80"
+
+
+def test_a_hundred_words_leave_the_picture_its_room(frontend, opened):
+    editor = opened(" ".join(f"word{number}" for number in range(99)) + " " + "long" * 30)
+    assert editor.words.count() >= 75
+    toolbar = editor.element.get_by_role("toolbar", name="Words")
+    assert toolbar.bounding_box()["height"] < 100
+    assert editor.picture.bounding_box()["height"] > 120
+    editor.words.first.focus()
+    editor.press("End")
+    toolbar_box, last = toolbar.bounding_box(), editor.words.last.bounding_box()
+    assert toolbar_box["y"] <= last["y"] <= toolbar_box["y"] + toolbar_box["height"]
+    assert last["width"] <= toolbar_box["width"]
 
 
 def test_the_mask_is_not_shown_again_below_the_editor(frontend, editor):

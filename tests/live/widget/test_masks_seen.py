@@ -4,29 +4,7 @@ import json
 
 import numpy as np
 
-from tests.live.widget.editor import ANY_RENDERER, WAITING, Editor, edit, workflow
-
-
-def test_before_a_run_the_editor_says_how_to_get_a_mask(frontend):
-    frontend.load(workflow())
-    editor = Editor(frontend)
-    editor.node.show()
-    assert editor.element.inner_text() == WAITING
-
-
-def test_what_is_seen_is_what_the_next_run_gives(frontend, editor):
-    assert editor.matches(frontend.run())
-    before = editor.area()
-    editor.threshold.focus()
-    editor.press(*["Shift+ArrowRight", "ArrowRight"] * 5, *["PageUp"] * 2)
-    assert editor.inputs["threshold"] > 0.5
-    assert editor.area() < before
-    assert editor.matches(frontend.run())
-    editor.word("grass").click()
-    editor.step.fill("2")
-    assert editor.inputs["words"] == "grass"
-    assert editor.inputs["steps"] == 2
-    assert editor.matches(frontend.run())
+from tests.live.widget.editor import ANY_RENDERER, WAITING, edit
 
 
 @ANY_RENDERER
