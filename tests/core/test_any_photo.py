@@ -30,11 +30,6 @@ def turned(path: Path) -> None:
     picture(420, 560).save(path, exif=exif, quality=95)
 
 
-def deep(path: Path) -> None:
-    grey = np.asarray(picture().convert("L")).astype(np.uint16)
-    Image.fromarray(grey * 257).save(path)
-
-
 def transparent(path: Path) -> None:
     image = picture()
     image.putalpha(Image.linear_gradient("L").resize(image.size))
@@ -43,8 +38,6 @@ def transparent(path: Path) -> None:
 
 PHOTOS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "turned by EXIF": ("jpg", turned),
-    "CMYK": ("tif", lambda path: picture().convert("CMYK").save(path)),
-    "16 bits": ("png", deep),
     "with transparency": ("png", transparent),
     "a panorama, 20:1": ("png", lambda path: picture(64, 1280).save(path)),
     "a column, 1:20": ("png", lambda path: picture(1280, 64).save(path)),
@@ -52,9 +45,8 @@ PHOTOS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a line of one pixel": ("png", lambda path: picture(1, 600).save(path)),
     "one pixel": ("png", lambda path: picture(1, 1).save(path)),
     "one colour": ("png", lambda path: Image.new("RGB", (280, 200), "grey").save(path)),
-    "black and white": ("png", lambda path: picture().convert("1").save(path)),
-    "a palette": ("gif", lambda path: picture().save(path)),
 }
+"""Other kinds of colours are tested where they are read: test_files.py."""
 
 
 def edited(source: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -85,11 +77,11 @@ def test_it_comes_back_at_its_size_and_the_same_outside_the_edit(
     assert "confidence" in edited(tmp_path / f"photo.{suffix}", capsys)
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", [0, 1, 3])
 def test_a_photograph_comes_back_at_its_size_and_the_same_outside_the_edit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    """The first in its size, the others in half of it: larger than what the model was made for, most of them."""
+    """The first in its size, the others in half of it: one smaller than what the model was made for, two larger."""
     photograph = next(itertools.islice(photographs(), number, None), None)
     if photograph is None:
         pytest.skip("needs the photographs of scikit-image and scikit-learn")

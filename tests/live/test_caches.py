@@ -13,11 +13,10 @@ import pytest
 
 from tests.live.conftest import FOLDER_NAME, Failed, Pixels, Server
 
-CACHES: dict[str, tuple[str, ...]] = {
+CACHES: dict[str, tuple[str, ...]] = {  # --cache-lru is the default one, which forgets at another time
     "default": (),
     "classic": ("--cache-classic",),
     "none": ("--cache-none",),
-    "lru": ("--cache-lru", "100"),
     "memory always short": ("--cache-ram", "1000"),
 }
 
