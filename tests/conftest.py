@@ -98,7 +98,7 @@ NEEDS: dict[str, Callable[[], str]] = {"host": _why_no_host, "browser": why_no_b
 ORDER = ("live", "nodes", "web", "core")
 """The folders with the longest modules first: a worker of pytest-xdist that has one left keeps the others waiting."""
 
-LONGEST = ("test_install.py", "test_batch_on_ray.py", "test_training.py")
+LONGEST = ("test_install.py", "test_batch_on_ray.py", "test_training.py", "test_with_other_patches.py")
 """Modules that come before all others."""
 
 
