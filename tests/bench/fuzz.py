@@ -2,7 +2,7 @@
 
     python -m tests.bench.fuzz [--cases N] [--seed N] [--host FOLDER]
 
-The cases are those of tests/live/fuzz.py, of which the tests run sixty. Exits with 1 when
+The cases are those of tests/live/fuzz.py, of which the tests run forty. Exits with 1 when
 one was answered badly, a file was written where none belongs, or KSampler gives another picture afterwards.
 """
 

@@ -9,7 +9,7 @@ import pytest
 
 FOLDER = Path(__file__).parent
 SEED = int(os.environ.get("INSTDIFF_FUZZ_SEED", "0"))
-CASES = int(os.environ.get("INSTDIFF_FUZZ_CASES", "60"))
+CASES = int(os.environ.get("INSTDIFF_FUZZ_CASES", "40"))
 
 
 def load(name):

@@ -27,7 +27,10 @@ FOLDER = "InstDiffEdit"
 """What Manager calls the pack: the end of the repository's address."""
 
 NOWHERE = "http://127.0.0.1:9"
-ONLY_PIP = {"HTTPS_PROXY": NOWHERE, "https_proxy": NOWHERE, "NO_PROXY": "pypi.org,files.pythonhosted.org"}
+ONLY_PIP = {
+    "HTTPS_PROXY": NOWHERE, "https_proxy": NOWHERE, "NO_PROXY": "pypi.org,files.pythonhosted.org",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+}  # fmt: skip
 """For Manager, which else reads all of the registry at every command."""
 
 NOT_COPIED = {

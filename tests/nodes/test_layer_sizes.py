@@ -12,9 +12,14 @@ def patched(host, model, block):
 
 
 @pytest.mark.parametrize(
-    "block", [pytest.param(1, marks=pytest.mark.one_host), pytest.param(2, marks=pytest.mark.one_host), 3]
+    ("order", "block"),
+    [
+        pytest.param("before", 1, marks=pytest.mark.one_host),
+        pytest.param("after", 2, marks=pytest.mark.one_host),
+        ("before", 3),
+        ("after", 3),
+    ],
 )
-@pytest.mark.parametrize("order", ["before", "after"])
 def test_deep_shrink_changes_the_grid_from_step_to_step(host, block, order):
     """Kohya's deep shrink makes some layers coarser in the first steps only."""
     latent, truth = host.scene("cat")

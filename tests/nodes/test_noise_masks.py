@@ -65,12 +65,13 @@ def test_growing_does_not_reach_beyond_the_noise_mask_of_the_edit(host, make_pic
     mask[:, :120, 60:118] = 1
     edge = (size[1] - size[1] // 8 * 8) // 2 + round(120 * (size[1] // 8 * 8) / 256 / 8) * 8
     for grow, feather in ((8, 8), (64, 0)):
-        changed, area = finished(host, image, mask, samples=edit, grow=grow, feather=feather)
+        inputs = {"grow": grow, "feather": feather, "steps": 1}
+        changed, area = finished(host, image, mask, samples=edit, **inputs)
         assert area[..., 118:edge].any()
         assert not area[..., edge:].any()
         assert not changed[~area].any()
         assert changed[..., edge - 1].any()
-        assert finished(host, image, mask, samples=latent, grow=grow, feather=feather)[1][..., edge:].any()
+        assert finished(host, image, mask, samples=latent, **inputs)[1][..., edge:].any()
 
 
 def test_vae_encode_for_inpainting_limits_the_mask_too(host):
