@@ -145,6 +145,20 @@ def test_the_first_template_runs_from_the_run_button(frontend):
     assert result["width"] == result["height"] == 256
 
 
+@pytest.mark.parametrize("file", WORKFLOWS)
+def test_a_released_workflow_opens_in_the_browser_as_it_was_saved(frontend, file):
+    released = json.loads((file.parent.parent / "nodes.json").read_text(encoding="utf-8"))
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    frontend.load(saved)
+    opened = frontend.workflow
+    assert [node["type"] for node in opened["nodes"]] == [node["type"] for node in saved["nodes"]]
+    assert sorted(map(tuple, opened["links"])) == sorted(map(tuple, saved["links"]))
+    for node in saved["nodes"]:
+        if node["type"] in released and node.get("widgets_values"):
+            values = dict(zip(released[node["type"]]["widgets"], node["widgets_values"], strict=True))
+            assert values.items() <= frontend.node(str(node["id"])).widgets().items()
+
+
 def test_a_preview_is_on_the_sampler_while_it_samples(frontend, failed):
     frontend.load("edit_with_text")
     frontend.sample_in(1000)  # more than a page needs to show one
@@ -167,6 +181,7 @@ def read(node, locale):
 @pytest.mark.parametrize("page", ["classic"], indirect=True)  # no part of either renderer
 @pytest.mark.parametrize("locale", NAMED)
 def test_every_node_has_its_name_and_its_help_page_with_its_pictures(frontend, locale):
+    """The last test of its page, which is loaded anew for another language, and would be for the way back."""
     frontend.language(locale)
     for kind in (name for name in frontend.server.nodes if name.startswith("InstDiff")):
         node = frontend.add(kind)
@@ -181,17 +196,3 @@ def test_every_node_has_its_name_and_its_help_page_with_its_pictures(frontend, l
             "async all => { await Promise.allSettled(all.map(each => each.decode()));"
             " return all.filter(each => !each.naturalWidth).map(each => each.src) }"
         )
-
-
-@pytest.mark.parametrize("file", WORKFLOWS)
-def test_a_released_workflow_opens_in_the_browser_as_it_was_saved(frontend, file):
-    released = json.loads((file.parent.parent / "nodes.json").read_text(encoding="utf-8"))
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    frontend.load(saved)
-    opened = frontend.workflow
-    assert [node["type"] for node in opened["nodes"]] == [node["type"] for node in saved["nodes"]]
-    assert sorted(map(tuple, opened["links"])) == sorted(map(tuple, saved["links"]))
-    for node in saved["nodes"]:
-        if node["type"] in released and node.get("widgets_values"):
-            values = dict(zip(released[node["type"]]["widgets"], node["widgets_values"], strict=True))
-            assert values.items() <= frontend.node(str(node["id"])).widgets().items()
