@@ -119,9 +119,8 @@ def test_the_mask_finds_the_object_at_the_size_of_the_picture(
 def test_pictures_side_by_side_get_the_masks_that_they_get_alone(
     model: EditModel, given: tuple[list[np.ndarray], list[str], list[str]]
 ) -> None:
-    together = engine.measure_difference(model, *given, seeds=SEEDS)
-    pictures, sources, targets = given
-    second = engine.measure_difference(model, pictures[1:], sources[1:], targets[1:], seeds=SEEDS[1:])
+    together = engine.measure_difference(model, *given, **FEW)
+    second = engine.measure_difference(model, *(each[1:] for each in given), **FEW | {"seeds": SEEDS[1:]})
     torch.testing.assert_close(together[1:], second, atol=1e-4, rtol=1e-3)
 
 
