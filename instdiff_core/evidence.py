@@ -175,10 +175,12 @@ class AttentionRecord:
 
         0 for a step without a prediction without prompt, where others or a look have one, and where looks count alone.
         """
-        compared = (self.propagated[:, :, ERROR_WITHOUT] > 0).flatten(1).any(1)
+        sigmas = torch.tensor(self.sigmas)
+        # in units of noise alone nothing errs; but such steps are a sampling's first, which always have one
+        compared = (self.propagated[:, :, ERROR_WITHOUT] > 0).flatten(1).any(1) | sigmas.isinf()
         if self.look is None:
             compared |= ~compared.any()
-        return _weight(torch.tensor(self.sigmas)) * compared * (not self.rests_on_looks)
+        return _weight(sigmas) * compared * (not self.rests_on_looks)
 
     def evidence(self, steps: int | None = None) -> Evidence:
         """The evidence after the first `steps` (default: all)."""

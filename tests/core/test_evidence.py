@@ -425,6 +425,17 @@ def test_a_record_says_what_its_recorder_said(cells):
         assert torch.equal(found, getattr(live, part))
 
 
+def test_a_step_from_noise_alone_counts_in_a_record_as_in_its_recorder():
+    """Where flow models begin at full strength: in units of that noise no prediction errs."""
+    recorder = Recorder()
+    for number, step in enumerate([NoiseLevel(torch.tensor(0.0), torch.tensor(1.0)), level(2.0)]):
+        recorder.add_words(word_maps(seed=number))
+        recorder.close_step(step, predictions(seed=number))
+        live, kept = recorder.evidence(), recorder.freeze(WORDS, 8).evidence()
+        assert live.propagated.isfinite().all()
+        assert all(torch.equal(getattr(kept, part), getattr(live, part)) for part in PARTS)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_first_steps_of_a_record_say_what_a_run_that_ended_there_says(steps):
     sigmas, made = [5.0, 1.5, 0.7, 0.2], predictions()

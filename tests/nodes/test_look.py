@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -213,18 +214,34 @@ def test_region_sampling_computes_the_surroundings_after_one_step(host):
     assert "settled after 1 of 2 steps" in host.run("InstDiffRefineMask", attention=attention)[2]
 
 
-def test_a_flow_model_looks_too_and_warns_of_noise_without_a_look_alone(host, scene, caplog):
+@pytest.fixture
+def flow(host: Any) -> dict[str, Any]:
+    """The inputs of a sampling by a flow model."""
     model, clip = load_flow(sys.modules[f"{PACK}.nodes.host.mini_model"])
-    inputs: dict[str, Any] = {
+    return {
         "model": model, "positive": host.run("InstDiffEncodeEditPrompt", clip=clip, text="a frog"),
         "negative": clip.encode_from_tokens_scheduled(clip.tokenize("")), "cfg": 3.0,
     }  # fmt: skip
-    mask, attention = host.edit(scene[0], **inputs, **STRONG)[1:]
+
+
+def test_a_flow_model_looks_too_and_warns_of_noise_without_a_look_alone(host, scene, flow, caplog):
+    mask, attention = host.edit(scene[0], **flow, **STRONG)[1:]
     assert attention.look is not None
     assert host.iou(mask, scene[1]) > 0.6
     assert "hardly shows" not in caplog.text
-    host.capture(scene[0], **inputs, **STRONG)
+    host.capture(scene[0], **flow, **STRONG)
     assert "hardly shows" in caplog.text
+
+
+@pytest.mark.one_host
+def test_without_a_look_the_mask_of_a_sampling_from_noise_alone_is_where_it_edited(host, scene, flow):
+    flow["model"].set_model_unet_function_wrapper(lambda call, own: call(own["input"], own["timestep"], **own["c"]))
+    own = host.settings(words="frog")
+    samples, _, record = host.edit(scene[0], **flow, steps=STEPS, denoise=1.0, settings=own)
+    assert record.look is None
+    assert math.isinf(record.sigmas[0])
+    refine = sys.modules[f"{PACK}.instdiff_core.refine"].refine
+    assert torch.equal((samples != scene[0]).any(1), refine(record.evidence(), record.words, own).binary)
 
 
 @pytest.fixture(scope="module")
