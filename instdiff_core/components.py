@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-Mask = NDArray[np.bool_]
-"""``[H, W]``."""
+from .arrays import Mask
 
 EIGHT = np.ones((3, 3), np.bool_)
 """What is in a mask is connected over corners too; what is not in it is not, so that lines part it."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from .components import EIGHT, Mask
+from .arrays import Mask
+from .components import EIGHT
 from .shape import map_masks
 
 UNITS = 4096

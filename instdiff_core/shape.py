@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from .components import Mask
+from .arrays import Mask
 from .options import MaskShape
 
 

@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from ..arrays import Mask, Picture
 from ..files import picture_size, read_picture, save_edit
 from ..options import PRESETS, MaskSettings
 from .jobs import BadRow, Job
-
-Picture = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 
 EDITED, MASKS, UNFINISHED = "edited", "masks", "unfinished"
 """Folders of the results: edited pictures, masks, and files that are being written."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import kornia.color
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from ..arrays import Mask
 from .align import box
 
 SURE, UNSURE = 6.0, 2.2
@@ -113,7 +113,7 @@ def _measure(difference: Tensor) -> Tensor:
     return difference.square().sum(0).sqrt()
 
 
-def _tidy(mask: NDArray[np.bool_], scale: float) -> NDArray[np.bool_]:
+def _tidy(mask: Mask, scale: float) -> Mask:
     """A mask without specks, gaps and holes."""
     labels, _ = ndimage.label(mask, NEAR)
     sizes = np.bincount(labels.ravel())
@@ -130,7 +130,7 @@ def _tidy(mask: NDArray[np.bool_], scale: float) -> NDArray[np.bool_]:
     return mask
 
 
-def _close(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+def _close(mask: Mask, radius: int) -> Mask:
     """A mask without gaps of up to twice a radius, and without holes."""
     padded = np.pad(mask, radius + 1)
     grown = ndimage.distance_transform_edt(~padded) <= radius

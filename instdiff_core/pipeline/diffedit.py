@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import diffedit
+from ..arrays import Mask, Picture
 from ..options import DIFFEDIT, DiffEditOptions
 from .denoising import make_noise
-from .model import EditModel, Mask, Picture
+from .model import EditModel
 
 LARGEST_BATCH = 32
 """The most latents of one call of the U-Net."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arrays import Picture
 from ..attention import word_maps
 from ..edits import join_masks, part_masks
 from ..evidence import AttentionRecord, Predictions
@@ -33,7 +34,7 @@ from .denoising import (
     predict_in_a_look,
 )
 from .finishing import finish_batch
-from .model import EditModel, Picture, check_picture
+from .model import EditModel, check_picture
 from .prompts import Prompt, ReadEdit, read_edits
 from .reading import AttentionReader, Kind
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..arrays import Mask, Picture
 from ..blend import feather_mask, match_colours, paste
 from ..edits import find_others_pixels
 from ..grain import add_grain
@@ -17,7 +18,7 @@ from ..options import FINISH, FinishOptions
 from ..passes import next_seed, plan_passes
 from ..region import Region, find_enlargement
 from .denoising import Progress, Schedule, denoise, encode_prompts, make_noise
-from .model import EditModel, Mask, Picture, check_picture
+from .model import EditModel, check_picture
 from .prompts import Prompt, split_edits
 
 

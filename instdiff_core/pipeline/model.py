@@ -16,20 +16,14 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffu
 from diffusers.loaders.single_file_utils import fetch_diffusers_config
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .. import mini
+from ..arrays import Picture
 from ..tokens import PromptWords, prompt_words
-
-Picture = NDArray[np.uint8]
-"""``[H, W, 3]``, sRGB, 0 to 255."""
-
-Mask = NDArray[np.bool_]
-"""``[H, W]``, true where a picture may change."""
 
 
 @dataclass(frozen=True)

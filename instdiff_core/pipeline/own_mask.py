@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..arrays import Mask, Picture
 from ..options import MaskSettings
 from ..refine import InstantMask
 from ..session import MaskSession
 from .editing import NewSession
-from .model import EditModel, Mask, Picture
+from .model import EditModel
 
 
 class OwnMaskSession(MaskSession):

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arrays import Mask, Picture
 from ..blend import feather_mask
 from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings
 from ..refine import InstantMask
 from ..region import Region, find_regions
 from ..search import QUICK_STEPS, Sighting, find_in_photo, see
 from .editing import Edit, edit, record_batch
-from .model import EditModel, Mask, Picture, check_picture
+from .model import EditModel, check_picture
 from .own_mask import check_own_mask, own_masks
 from .prompts import Prompt, read_edits, split_edits
 
