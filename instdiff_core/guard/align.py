@@ -29,6 +29,9 @@ POINTS = 60_000
 ROUNDS, CLOSE = 30, 0.01
 """Gauss-Newton rounds of a level at most, and the step in pixels at which it is done."""
 
+OUTLYING = 4 * 1.4826
+"""How many times the median an error must be to count for nothing: four standard deviations, were errors normal."""
+
 TILE = 16
 """Pixels across the squares in which `measure_agreement` compares pictures."""
 
@@ -206,7 +209,7 @@ def _refine(first: Tensor, second: Tensor, area: Tensor, homography: Tensor, *, 
         grid = _project(homography, across, down)
         residual = _sample(second, grid[None, None])[0] - values
         inside = (grid.abs() <= 1).all(-1)
-        weight = tukey(residual, inside)
+        weight = weigh(residual, inside)
         weighted = jacobian * weight[:, None]
         normal, side = (weighted.T @ jacobian).double(), (weighted.T @ residual).double()
         damping = 1e-6 * normal.diagonal().mean().clamp(min=1e-12) * torch.eye(len(normal), dtype=torch.float64)
@@ -249,11 +252,16 @@ def gradients(picture: Tensor) -> tuple[Tensor, Tensor]:
     return across, down
 
 
-def tukey(residual: Tensor, inside: Tensor) -> Tensor:
-    """Weights 1 to 0 of residuals of any shape: 0 from four times the usual on, and where not `inside` (bool)."""
+def tukey(errors: Tensor, limit: float | Tensor) -> Tensor:
+    """Tukey's weights of errors of any shape: 1 for none, 0 from the `limit` on."""
+    return (1 - (errors / limit).square()).clamp(min=0).square()
+
+
+def weigh(residual: Tensor, inside: Tensor) -> Tensor:
+    """Weights 1 to 0 of residuals of any shape: 0 for outlying ones, and where not `inside` (bool)."""
     size = residual.abs()
-    limit = 4 * 1.4826 * float(size[inside].median()) + 1e-6 if inside.any() else 1e-6
-    return (1 - (size / limit).square()).clamp(min=0).square() * inside
+    limit = OUTLYING * float(size[inside].median()) + 1e-6 if inside.any() else 1e-6
+    return tukey(size, limit) * inside
 
 
 def differences(first: Tensor, second: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor]:

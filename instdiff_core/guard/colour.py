@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..maps import blur_gaussian
+from .align import OUTLYING, tukey
 
 SMALL = 160
 """Pixels of the longer side at which colours are fitted: edges and grain average out there."""
@@ -85,7 +86,7 @@ def match_colours(original: Tensor, aligned: Tensor, unchanged: Tensor) -> Colou
     for _ in range(ROUNDS // 2):
         bend = _fit_bend(pixels, wanted - (pixels * gain + offset), weight)
         left = wanted - ColourMatch(gain, offset, bend, torch.zeros(3, 1, 1)).map(pixels)
-        weight = _tukey(left.norm(dim=-1))
+        weight = _weigh(left.norm(dim=-1))
     rest = torch.zeros(*size, 4)
     rest[..., :3][usable], rest[..., 3][usable] = left * weight[:, None], weight
     sums = blur_gaussian(rest.movedim(-1, 0), max(size) / SOFT)
@@ -96,7 +97,7 @@ def _fit_linear(colours: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor
     """Gain and offset ``[3]`` of each colour ``[n, 3]``, and the weights ``[n]`` that the pixels had."""
     # begun with an offset alone: a gain could take the colours of two things, one of them edited, for one line
     change = wanted - colours
-    weight = _tukey((change - change.median(0).values).norm(dim=-1))
+    weight = _weigh((change - change.median(0).values).norm(dim=-1))
     for _ in range(ROUNDS):
         total = weight.sum().clamp(min=1e-6)
         means = [(values * weight[:, None]).sum(0) / total for values in (colours, wanted)]
@@ -105,7 +106,7 @@ def _fit_linear(colours: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor
         common = (products[1].sum() + STIFF) / (products[0].sum() + STIFF)
         gain = (products[1] + STIFF * common) / (products[0] + STIFF)
         offset = means[1] - gain * means[0]
-        weight = _tukey((wanted - colours * gain - offset).norm(dim=-1))
+        weight = _weigh((wanted - colours * gain - offset).norm(dim=-1))
     return gain, offset, weight
 
 
@@ -123,7 +124,6 @@ def _terms(colours: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(red), red, green, blue, *squares], -1)
 
 
-def _tukey(errors: Tensor) -> Tensor:
-    """Weights 1 to 0 of errors: 0 from four times the usual."""
-    limit = (4 * 1.4826 * errors.median()).clamp(min=0.01)
-    return (1 - (errors / limit).square()).clamp(min=0).square()
+def _weigh(errors: Tensor) -> Tensor:
+    """Weights 1 to 0 of errors: 0 for outlying ones."""
+    return tukey(errors, (OUTLYING * errors.median()).clamp(min=0.01))

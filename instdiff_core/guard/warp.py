@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .align import AGREES, Alignment, differences, gradients, normalize, shrink, tukey
+from .align import AGREES, Alignment, differences, gradients, normalize, shrink, weigh
 
 CELL = 16
 """Pixels across a cell of the field, on pictures of half the size."""
@@ -39,7 +39,7 @@ def find_warp(original: Tensor, edited: Tensor, usable: Tensor, alignment: Align
     shifts = torch.zeros(2, *cells)
     for number in range(ROUNDS):
         residual, inside = differences(first, second, replace(alignment, warp=shifts * 2 / size))
-        weight = tukey(residual, area & inside)
+        weight = weigh(residual, area & inside)
         values = torch.stack([*products, slopes[0] * residual, slopes[1] * residual]) * weight
         xx, xy, yy, x, y = functional.adaptive_avg_pool2d(values[None], cells)[0]
         x, y = xx * shifts[0] + xy * shifts[1] - x, xy * shifts[0] + yy * shifts[1] - y
