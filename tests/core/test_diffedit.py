@@ -120,7 +120,8 @@ def test_pictures_side_by_side_get_the_masks_that_they_get_alone(
     model: EditModel, given: tuple[list[np.ndarray], list[str], list[str]]
 ) -> None:
     together = engine.measure_difference(model, *given, **FEW)
-    second = engine.measure_difference(model, *(each[1:] for each in given), **FEW | {"seeds": SEEDS[1:]})
+    pictures, sources, targets = given[0][1:], given[1][1:], given[2][1:]
+    second = engine.measure_difference(model, pictures, sources, targets, **FEW | {"seeds": SEEDS[1:]})
     torch.testing.assert_close(together[1:], second, atol=1e-4, rtol=1e-3)
 
 
