@@ -26,7 +26,6 @@ from .options import (
     GUARD,
     PRESETS,
     SAMPLING,
-    FinishOptions,
     GuardOptions,
     MaskSettings,
     Refused,
@@ -116,14 +115,18 @@ def edit(options: argparse.Namespace) -> None:
     picture, alpha = read_picture(options.picture)
     from . import pipeline
 
-    model = pipeline.load_model(options.model, _device()) if options.model else pipeline.load_mini(_device())
+    model = (
+        pipeline.load_model(options.model, _device(), inpainting=options.inpainting_model)
+        if options.model
+        else pipeline.load_mini(_device())
+    )
     result = pipeline.edit_photo(
         model,
         picture,
         [options.prompt, *(pipeline.EditPrompt(*each) for each in further)],
         settings=settings,
         sampling=sampling,
-        finishing=FinishOptions(options.steps, options.cfg),
+        finishing=replace(model.finishing, steps=options.steps, cfg=options.cfg),
         seed=options.seed,
         there=options.there,
     )
@@ -148,14 +151,17 @@ def batch(options: argparse.Namespace) -> None:
         raise ValueError("--workers are those of --ray: add --ray local for workers on this machine")
     _settings(options)
     SamplingOptions(options.steps, options.cfg, options.strength)
-    if options.model and not options.model.exists():
-        raise ValueError(f"no model at {options.model}")
-    model = str(options.model.resolve()) if options.model else None
+    for path in (options.model, options.inpainting_model):
+        if path and not path.exists():
+            raise ValueError(f"no model at {path}")
+    model, inpainting = (str(path.resolve()) if path else None for path in (options.model, options.inpainting_model))
     defaults = {"prompt": options.prompt, "seed": options.seed, "strength": options.strength}
     results = run_batch(
         options.jobs,
         options.out,
-        BatchOptions(model, options.preset, options.steps, options.cfg, options.batch_size, options.threads),
+        BatchOptions(
+            model, inpainting, options.preset, options.steps, options.cfg, options.batch_size, options.threads
+        ),
         {**defaults, "threshold": options.threshold},
         options.ray,
         options.workers,
@@ -251,6 +257,9 @@ def _parser() -> Parser:
 def _add_settings(command: argparse.ArgumentParser) -> None:
     """The settings of an edit."""
     command.add_argument("--model", type=Path, help="diffusers folder or .safetensors; default: the embedded model")
+    command.add_argument(
+        "--inpainting-model", type=Path, help="another one, with the same latents, that finishes the edits of --model"
+    )
     command.add_argument("--preset", choices=sorted(PRESETS), default="default", help="mask settings")
     command.add_argument("--threshold", type=float, help="0 to 1, higher makes the mask smaller; default: the preset's")
     command.add_argument(
@@ -262,7 +271,9 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 
 def _settings(options: argparse.Namespace) -> MaskSettings:
-    """How masks are made. Raises ``ValueError`` for a threshold out of range."""
+    """How masks are made. Raises ``ValueError`` for a threshold out of range or an inpainting model without a model."""
+    if options.inpainting_model and not options.model:
+        raise ValueError("--inpainting-model finishes the edits of --model: the embedded model has one of its own")
     preset = PRESETS[options.preset]
     return preset if options.threshold is None else replace(preset, threshold=options.threshold)
 

@@ -247,3 +247,6 @@ class GuardOptions:
 
 SAMPLING, FINISH, DIFFEDIT, GUARD = SamplingOptions(), FinishOptions(), DiffEditOptions(), GuardOptions()
 """The defaults."""
+
+INPAINTING_FINISH = FinishOptions(strength=1.0, passes=2)
+"""The default of a model that sees the area and its surroundings at any noise level, as inpainting models do."""

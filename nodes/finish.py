@@ -49,7 +49,7 @@ class InpaintFinish(io.ComfyNode):
                 *sampling_inputs(
                     FINISH,
                     "How freely the area is painted: 1 starts from nothing, lower keeps more of the edit. 0.9 suits "
-                    "Stable Diffusion, 0.7 transformers (Flux, SD3, Qwen-Image).",
+                    "Stable Diffusion, 0.7 transformers (Flux, SD3, Qwen-Image), 1 inpainting models.",
                 ),
                 io.Int.Input(
                     "grow",

@@ -25,13 +25,23 @@ class LoadMiniModel(io.ComfyNode):
                 "simple pictures of 256 x 256 pixels: one or two things (cat, dog, car, apple ...) on a background."
             ),
             inputs=[],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(),
+                io.Clip.Output(),
+                io.Vae.Output(),
+                io.Model.Output(
+                    display_name="inpainting_model",
+                    tooltip="The same model, trained on to paint a masked area: for Inpaint Finish.",
+                ),
+            ],
         )
 
     @classmethod
     @check_inputs
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(host.load_mini_unet(), host.load_mini_clip(), host.load_mini_vae())
+        return io.NodeOutput(
+            host.load_mini_unet(), host.load_mini_clip(), host.load_mini_vae(), host.load_mini_inpainting_unet()
+        )
 
 
 class MiniScene(io.ComfyNode):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..options import FinishOptions, SamplingOptions
+from ..options import SamplingOptions
 from ..pipeline import Edit, EditModel, edit_batch, edit_photo, load_mini, load_model
 from ..pipeline.own_mask import check_own_mask, own_masks
 from ..pipeline.photo import is_large
@@ -27,7 +27,9 @@ class Editor:
     def __init__(self, options: BatchOptions) -> None:
         torch.set_num_threads(options.threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model: EditModel = load_model(options.model, device) if options.model else load_mini(device)
+        self._model: EditModel = (
+            load_model(options.model, device, inpainting=options.inpainting) if options.model else load_mini(device)
+        )
         self._options = options
 
     def __call__(self, items: Sequence[Opened | Result]) -> list[Edited | Result]:
@@ -96,7 +98,7 @@ class Editor:
         return {
             "settings": options.settings(job),
             "sampling": SamplingOptions(options.steps, options.cfg, job.strength),
-            "finishing": FinishOptions(options.steps, options.cfg),
+            "finishing": replace(self._model.finishing, steps=options.steps, cfg=options.cfg),
         }
 
 

@@ -30,12 +30,13 @@ EDITED, MASKS, UNFINISHED = "edited", "masks", "unfinished"
 class BatchOptions:
     """What all jobs share.
 
-    `model` is a path, or None for the embedded one; `preset` one of `PRESETS`. Edits are computed
-    `batch_size` at a time in `threads` threads: both change the last bits of a result, and what else is
-    in the batch does not.
+    `model` and `inpainting`, which finishes its edits, are paths; a `model` of None is the embedded one. `preset` is
+    one of `PRESETS`. Edits are computed `batch_size` at a time in `threads` threads: both change the last bits of a
+    result, and what else is in the batch does not.
     """
 
     model: str | None
+    inpainting: str | None
     preset: str
     steps: int
     cfg: float
@@ -49,7 +50,8 @@ class BatchOptions:
 
     def asked(self, job: Job) -> str:
         """What the job's result is made of beside the files, as JSON: not what changes its last bits alone."""
-        shared = {"model": self.model, "preset": self.preset, "steps": self.steps, "cfg": self.cfg}
+        names = ("model", "inpainting", "preset", "steps", "cfg")
+        shared = {name: getattr(self, name) for name in names}
         return json.dumps({**job.values(), **shared}, sort_keys=True)
 
 

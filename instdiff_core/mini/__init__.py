@@ -1,7 +1,8 @@
 """The embedded model: a small text-to-image model that knows the scenes of `scenes`.
 
 `unet/` and `vae/` are diffusers folders, `tokenizer/` is the part of CLIP's that it needs, and
-`text_encoder/` holds the few embedding rows in use, which `text_encoder_weights` expands.
+`text_encoder/` holds the few embedding rows in use, which `text_encoder_weights` expands. `inpainting/`
+holds what makes the U-Net one that paints a masked area, which `inpainting_weights` adds to it.
 """
 
 from __future__ import annotations
@@ -46,3 +47,23 @@ def text_encoder_weights(folder: Path | None = None) -> dict[str, Tensor]:
     tokens[ids] = rows
     weights = {f"text_model.{name}": value.float() for name, value in stored.items()}
     return weights | {"text_model.embeddings.token_embedding.weight": tokens}
+
+
+def inpainting_weights() -> dict[str, Tensor]:
+    """The weights of the U-Net that paints masked areas, under diffusers' names.
+
+    It takes nine channels, as Stable Diffusion's inpainting models do: those of the noisy latents, the mask,
+    and those of the picture without what is masked. The file has the first layer, and a low-rank change
+    (LoRA) of the others.
+    """
+    weights = load_file(FOLDER / "unet" / "diffusion_pytorch_model.safetensors")
+    changes = load_file(FOLDER / "inpainting" / "changes.safetensors")
+    for name, change in changes.items():
+        layer, _, part = name.rpartition(".")
+        if part == "up":
+            weight = weights[f"{layer}.weight"]
+            by = change.float() @ changes[f"{layer}.down"].float()
+            weights[f"{layer}.weight"] = (weight.float() + by.view_as(weight)).to(weight.dtype)
+        elif part != "down":
+            weights[name] = change
+    return weights

@@ -116,18 +116,20 @@ def denoise(
     cfg: float,
     masks_of_step: MasksOfStep,
     progress: Progress,
+    without: Tensor | None = None,
 ) -> Tensor:
     """Add `noise` to the clean latents `start`, denoise them, and keep `image_latents` outside the masks.
 
     Latents and noise ``[B, C, h, w]``; `context` ``[1 + edits, B, L, D]`` is `encode_prompts`'s; `cfg` is the
     scale of classifier-free guidance. Every edit has its own guided prediction of the same latents, and counts
-    in its mask. Returns clean latents ``[B, C, h, w]``.
+    in its mask. With `without` (`EditModel.encode_without`) the inpainting model predicts. Returns clean latents
+    ``[B, C, h, w]``.
     """
     model, levels = schedule.model, schedule.levels
     scheduler = _make_scheduler(model)
     latent = levels[0].noised(start, noise)
     for done, (step, (level, after)) in enumerate(zip(schedule.timesteps, pairwise(levels), strict=True), 1):
-        predictions = _predict(model, scheduler, step, latent, context, cfg, image_latents)
+        predictions = _predict(model, scheduler, step, latent, context, cfg, image_latents, without)
         masks = masks_of_step(level, predictions)
         guided = [of_edit.guided for of_edit in predictions]
         stepped = [after.noised(of_edit, level.noise_in(latent, of_edit)) for of_edit in guided]
@@ -144,9 +146,11 @@ def _predict(
     context: Tensor,
     cfg: float,
     image_latents: Tensor,
+    without: Tensor | None = None,
 ) -> list[Predictions]:
     """What the model makes of a noisy `latent` for each edit. The other arguments are those of `denoise`."""
-    rows = model.predict(latent.repeat(len(context), 1, 1, 1), step, context.flatten(0, 1))
+    of_rows = None if without is None else without.repeat(len(context), 1, 1, 1)
+    rows = model.predict(latent.repeat(len(context), 1, 1, 1), step, context.flatten(0, 1), of_rows)
     unconditional, *conditional = rows.chunk(len(context))
     directed = [unconditional + cfg * (of_edit - unconditional) for of_edit in conditional]
     without_prompt, *clean = (

@@ -18,7 +18,7 @@ from ..edits import join_masks, part_masks
 from ..evidence import AttentionRecord, Predictions
 from ..look import find_look_size, look_again, look_at_picture, scale_latents
 from ..noise import NoiseLevel
-from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings, SamplingOptions
+from ..options import PRESETS, SAMPLING, FinishOptions, MaskSettings, SamplingOptions
 from ..refine import InstantMask, WordRoles
 from ..report import collect_facts
 from ..rest import ask_about_rest
@@ -94,18 +94,20 @@ def edit_batch(
     seeds: Sequence[int],
     settings: MaskSettings = PRESETS["default"],
     sampling: SamplingOptions = SAMPLING,
-    finishing: FinishOptions = FINISH,
+    finishing: FinishOptions | None = None,
     new_session: NewSession = lambda number, words, settings: MaskSession(words, settings),
     progress: Progress | None = None,
 ) -> list[Edit]:
     """Edit pictures of one size side by side, each by its own prompt and seed; or by as many prompts as the others.
 
     Pictures of any size are sampled at the nearest size that fits the U-Net. `new_session` makes the
-    sessions, for masks that do not come from the `settings`.
+    sessions, for masks that do not come from the `settings`. Without `finishing` the edit is finished as
+    suits the model (`EditModel.finishing`).
 
     Raises ``ValueError`` for pictures that are not uint8 ``[H, W, 3]`` of one size, a prompt without
     words or too long for the model, and a U-Net that cannot be read.
     """
+    finishing = finishing or model.finishing
     edits = _read_batch(model, pictures, prompts, seeds, settings, share=sampling.noise_samples > 1)
     texts = _texts(edits)
     report_progress = progress or (lambda done, total: None)

@@ -14,7 +14,7 @@ from ..arrays import Mask, Picture
 from ..blend import feather_mask, match_colours, paste
 from ..edits import find_others_pixels
 from ..grain import add_grain
-from ..options import FINISH, FinishOptions
+from ..options import FinishOptions
 from ..passes import next_seed, plan_passes
 from ..region import Region, find_enlargement
 from .denoising import Progress, Schedule, denoise, encode_prompts, make_noise
@@ -30,14 +30,15 @@ def finish(
     latent: Tensor,
     prompt: Prompt,
     *,
-    options: FinishOptions = FINISH,
+    options: FinishOptions | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Picture:
     """Regenerate the masked area so that it agrees with its surroundings, and put it into `picture`.
 
     `mask` ``[H, W]`` has the size of the picture, `latent` ``[1, C, h, w]`` is an edit's, to start
-    from. Of several edits each prompt has a mask. Outside the grown mask the result is `picture` bit for bit.
+    from. Of several edits each prompt has a mask. Without `options` the edit is finished as suits the model
+    (`EditModel.finishing`). Outside the grown mask the result is `picture` bit for bit.
 
     Raises ``ValueError`` for a picture that is not uint8 ``[H, W, 3]``, for a mask or a latent of
     another size, and for another number of masks than of prompts.
@@ -55,6 +56,7 @@ def finish(
         raise ValueError(f"the latent {tuple(latent.shape)} is not of a picture of {picture.shape[:2]}")
     image_latents, report_progress = model.encode([picture]), progress or (lambda done, total: None)
     of_picture = [torch.from_numpy(own) for own in masks]
+    options = options or model.finishing
     return finish_batch(model, options, [picture], image_latents, [of_picture], latent, texts, [seed], report_progress)[
         0
     ]
@@ -163,11 +165,14 @@ def _paint(model: EditModel, options: FinishOptions, canvas: _Canvas, progress: 
     painted = _painted(canvas.masks, canvas.grown, (latents.shape[-2], latents.shape[-1]))
     changed = [area.to(model.device) for area in painted]
     context, before = encode_prompts(model, canvas.texts), 0
+    without = None
+    if model.inpainting is not None:
+        without = model.encode_without(canvas.pictures, canvas.grown.any(0))
     for number, part in enumerate(plan_passes(options.passes, options.steps, options.strength)):
         latents = denoise(
             Schedule(model, part.steps, part.strength), latents, image_latents,
             make_noise(image_latents, [next_seed(seed, number) for seed in canvas.seeds]), context, options.cfg,
-            lambda *_: changed, _continued(progress, before, options.steps),
+            lambda *_: changed, _continued(progress, before, options.steps), without,
         )  # fmt: skip
         before += part.steps
     return model.decode(latents, canvas.pictures[0].shape[:2])

@@ -6,7 +6,7 @@ Nothing in this file reaches for the network, and no pickle is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,28 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import interpolate
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .. import mini
 from ..arrays import Picture
+from ..options import FINISH, INPAINTING_FINISH, FinishOptions
 from ..tokens import PromptWords, prompt_words
 
 
 @dataclass(frozen=True)
 class EditModel:
-    """The parts of a Stable Diffusion model. Raises ``ValueError`` for parts that do not fit the edit."""
+    """The parts of a Stable Diffusion model. Raises ``ValueError`` for parts that do not fit the edit.
+
+    `inpainting` is the U-Net of an inpainting model, which finishes edits where there is one.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL | AutoencoderTiny
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler: DDIMScheduler
+    inpainting: UNet2DConditionModel | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.unet.config.in_channels != self.vae.config.latent_channels:
@@ -42,8 +48,20 @@ class EditModel:
                 f"the U-Net takes {self.unet.config.in_channels} channels, the VAE makes "
                 f"{self.vae.config.latent_channels}: inpainting and depth models cannot edit"
             )
-        if self.unet.config.cross_attention_dim != self.text_encoder.config.hidden_size:
+        given = self.unet.config.in_channels * 2 + 1
+        if self.inpainting is not None and self.inpainting.config.in_channels != given:
+            raise ValueError(
+                f"the U-Net of the finish takes {self.inpainting.config.in_channels} channels, not {given}: "
+                "it is not of an inpainting model"
+            )
+        unets = [self.unet, *([] if self.inpainting is None else [self.inpainting])]
+        if any(unet.config.cross_attention_dim != self.text_encoder.config.hidden_size for unet in unets):
             raise ValueError("the text encoder does not fit the U-Net: only Stable Diffusion 1 and 2 can edit")
+
+    @property
+    def finishing(self) -> FinishOptions:
+        """How edits are best finished."""
+        return FINISH if self.inpainting is None else INPAINTING_FINISH
 
     @property
     def device(self) -> torch.device:
@@ -79,9 +97,27 @@ class EditModel:
 
     def encode(self, pictures: Sequence[Picture]) -> Tensor:
         """``[pictures, C, h, w]`` float32, the latents of pictures of one size at their working size."""
+        return self._encode(self._pixels(pictures))
+
+    def encode_without(self, pictures: Sequence[Picture], areas: Tensor) -> Tensor:
+        """What an inpainting model gets besides the noisy latents, ``[pictures, 1 + C, h, w]`` float32.
+
+        It is the area to paint, 0 or 1, and the pictures with middle grey there. `areas` ``[pictures, H, W]`` bool
+        are of the size of the `pictures`.
+        """
+        pixels = self._pixels(pictures)
+        area = interpolate(areas[:, None].to(pixels), pixels.shape[-2:], mode="bilinear").round()
+        latents = self._encode(pixels * (1 - area))
+        return torch.cat([interpolate(area, latents.shape[-2:], mode="bilinear").round().float(), latents], 1)
+
+    def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
+        """``[pictures, 3, H, W]`` in -1 to 1, at the working size."""
         size = self.working_size(*pictures[0].shape[:2])
         whole = torch.from_numpy(np.stack([_resized(picture, size) for picture in pictures])).permute(0, 3, 1, 2)
-        encoded = self.vae.encode(whole.to(self.device, self.vae.dtype) / 127.5 - 1)
+        return whole.to(self.device, self.vae.dtype) / 127.5 - 1
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        encoded = self.vae.encode(pixels)
         latents: Tensor = encoded.latents if isinstance(self.vae, AutoencoderTiny) else encoded.latent_dist.mode()
         return latents.float() * self.vae.config.scaling_factor
 
@@ -91,9 +127,16 @@ class EditModel:
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [_resized(picture, size) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
-    def predict(self, latents: Tensor, step: Tensor, context: Tensor) -> Tensor:
-        """The U-Net's output ``[N, C, h, w]`` float32, whatever type it computes in."""
-        sample = self.unet(latents.to(self.unet.dtype), step, encoder_hidden_states=context).sample
+    def predict(self, latents: Tensor, step: Tensor, context: Tensor, without: Tensor | None = None) -> Tensor:
+        """The U-Net's output ``[N, C, h, w]`` float32, whatever type it computes in.
+
+        With `without` (`encode_without`) it is that of the inpainting model, which there must be.
+        """
+        unet, seen = self.unet, latents
+        if without is not None:
+            assert self.inpainting is not None
+            unet, seen = self.inpainting, torch.cat([latents, without], 1)
+        sample = unet(seen.to(self.unet.dtype), step, encoder_hidden_states=context).sample
         return sample.float()
 
     @property
@@ -123,7 +166,16 @@ def load_mini(device: torch.device | str = "cpu") -> EditModel:
         text_encoder.to(device),
         CLIPTokenizer.from_pretrained(mini.FOLDER / "tokenizer", local_files_only=True),
         DDIMScheduler.from_pretrained(mini.FOLDER / "scheduler", local_files_only=True),
+        inpainting=_load_mini_inpainting().to(device),
     )
+
+
+def _load_mini_inpainting() -> UNet2DConditionModel:
+    weights = mini.inpainting_weights()
+    config = UNet2DConditionModel.load_config(mini.FOLDER / "unet", local_files_only=True)
+    unet = UNet2DConditionModel.from_config(config, in_channels=weights["conv_in.weight"].shape[1])
+    unet.load_state_dict(weights)
+    return unet.float().eval()
 
 
 def load_rows(config: dict[str, Any], folder: Path) -> CLIPTextModel:
@@ -138,13 +190,23 @@ def load_rows(config: dict[str, Any], folder: Path) -> CLIPTextModel:
     return text_encoder
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> EditModel:
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu", *, inpainting: str | Path | None = None
+) -> EditModel:
     """A Stable Diffusion 1 or 2 model, float32: a diffusers folder, or one ``.safetensors`` file.
 
-    A single file holds no configuration: that of its base model must be in the cache of Hugging
-    Face. Raises ``ValueError`` with one line for whatever cannot be read, pickles included.
+    `inpainting` is the same of an inpainting model with the same latents, which then finishes the edits. A single
+    file holds no configuration: that of its base model must be in the cache of Hugging Face. Raises
+    ``ValueError`` with one line for whatever cannot be read, pickles included.
     """
-    path = Path(path)
+    pipe = _read_pipeline(Path(path))
+    finishing = None if inpainting is None else _read_pipeline(Path(inpainting)).unet.float().to(device)
+    unet, vae, text_encoder = (part.float().to(device) for part in (pipe.unet, pipe.vae, pipe.text_encoder))
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    return EditModel(unet, _laid_out(vae), text_encoder, pipe.tokenizer, scheduler, inpainting=finishing)
+
+
+def _read_pipeline(path: Path) -> StableDiffusionPipeline:
     if not path.exists():
         raise ValueError(f"no model at {path}")
     if not path.is_dir() and path.suffix != ".safetensors":
@@ -152,17 +214,13 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> EditMode
     kind = {"local_files_only": True, "safety_checker": None}
     try:
         if path.is_dir():
-            pipe = StableDiffusionPipeline.from_pretrained(path, use_safetensors=True, **kind)
-        else:
-            # without the configuration at hand, from_single_file would download it all the same
-            base = fetch_diffusers_config(load_file(path))["pretrained_model_name_or_path"]
-            pipe = StableDiffusionPipeline.from_single_file(str(path), config=_cached(base), **kind)
+            return StableDiffusionPipeline.from_pretrained(path, use_safetensors=True, **kind)
+        # without the configuration at hand, from_single_file would download it all the same
+        base = fetch_diffusers_config(load_file(path))["pretrained_model_name_or_path"]
+        return StableDiffusionPipeline.from_single_file(str(path), config=_cached(base), **kind)
     except Exception as error:  # diffusers, transformers and safetensors raise every kind there is
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a Stable Diffusion model: {reason}") from error
-    unet, vae, text_encoder = (part.float().to(device) for part in (pipe.unet, pipe.vae, pipe.text_encoder))
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    return EditModel(unet, _laid_out(vae), text_encoder, pipe.tokenizer, scheduler)
 
 
 def check_picture(picture: Picture) -> None:

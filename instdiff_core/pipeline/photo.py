@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..arrays import Mask, Picture
 from ..blend import feather_mask
-from ..options import FINISH, PRESETS, SAMPLING, FinishOptions, MaskSettings
+from ..options import PRESETS, SAMPLING, FinishOptions, MaskSettings
 from ..refine import InstantMask
 from ..region import Region, find_regions
 from ..search import QUICK_STEPS, Sighting, find_in_photo, see
@@ -40,7 +40,7 @@ def edit_photo(
     seed: int = 0,
     mask: Mask | None = None,
     there: str | None = None,
-    finishing: FinishOptions = FINISH,
+    finishing: FinishOptions | None = None,
     **options: Any,
 ) -> Edit:
     """`edit` for a picture of any size, which comes back at its own size, the same bit for bit outside the edit.
@@ -67,7 +67,7 @@ def edit_photo(
             raise ValueError("what is there is for a single edit prompt without a mask of its own")
         if not model.words(there).words:
             raise ValueError("what is there holds no words: say what the photo shows, for example 'a bird'")
-    pixels, unit = model.native_pixels, model.unit
+    pixels, unit, finishing = model.native_pixels, model.unit, finishing or model.finishing
 
     def edit_inside(part: Picture, mask: Mask | None, own: FinishOptions) -> Edit:
         sessions = own_masks(model, [mask])

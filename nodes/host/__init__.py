@@ -3,7 +3,7 @@
 from .browser import leave_for_browser
 from .difference import measure_difference
 from .edits import find_edited_areas
-from .mini_model import load_mini_clip, load_mini_unet, load_mini_vae
+from .mini_model import load_mini_clip, load_mini_inpainting_unet, load_mini_unet, load_mini_vae
 from .pictures import (
     check_channels,
     check_own_mask,
@@ -62,6 +62,7 @@ __all__ = [
     "is_wrapped",
     "leave_for_browser",
     "load_mini_clip",
+    "load_mini_inpainting_unet",
     "load_mini_unet",
     "load_mini_vae",
     "match_image_to_record",

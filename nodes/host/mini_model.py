@@ -17,7 +17,7 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ...instdiff_core.mini import FOLDER, TEXT_ENCODER, text_encoder_weights
+from ...instdiff_core.mini import FOLDER, TEXT_ENCODER, inpainting_weights, text_encoder_weights
 
 PREVIEW_COLOURS = [[0.54, 0.05, 0.02], [0.09, 0.44, 0.04], [0.00, 0.08, 0.54], [-0.01, -0.01, 0.00]]
 PREVIEW_BIAS = [0.12, 0.04, -0.09]
@@ -73,12 +73,21 @@ class MiniTokenizer(comfy.sd1_clip.SD1Tokenizer):
 
 def load_mini_unet() -> Any:
     """The U-Net as a MODEL."""
+    return _make_unet(_weights("unet"), load_mini_unet)
+
+
+def load_mini_inpainting_unet() -> Any:
+    """The U-Net that paints masked areas, as a MODEL."""
+    return _make_unet(inpainting_weights(), load_mini_inpainting_unet)
+
+
+def _make_unet(weights: dict[str, torch.Tensor], load_again: Callable[[], Any]) -> Any:
     config = _config("unet")
     channels, depth = config["block_out_channels"], config["layers_per_block"]
     attends = [int(kind.startswith("CrossAttn")) for kind in config["down_block_types"]]
     layout = {
         "image_size": 32,
-        "in_channels": config["in_channels"],
+        "in_channels": weights["conv_in.weight"].shape[1],
         "out_channels": config["out_channels"],
         "model_channels": channels[0],
         "channel_mult": [width // channels[0] for width in channels],
@@ -94,8 +103,7 @@ def load_mini_unet() -> Any:
         "legacy": False,
     }
     names = comfy.utils.unet_to_diffusers(layout)
-    weights = {names[name]: value for name, value in _weights("unet").items()}
-    return make_model(MiniModel(layout), weights, load_mini_unet)
+    return make_model(MiniModel(layout), {names[name]: value for name, value in weights.items()}, load_again)
 
 
 def load_mini_clip() -> Any:

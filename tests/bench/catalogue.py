@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from instdiff_core.options import FinishOptions, SamplingOptions
+from instdiff_core.options import INPAINTING_FINISH, FinishOptions, SamplingOptions
 
 from .engines import Engine
 
@@ -31,7 +31,7 @@ bright on objects, the opposite of Stable Diffusion's.
 
 SAMPLING = SamplingOptions(steps=10, strength=0.5)
 FINISHING = FinishOptions()
-"""How U-Nets edit here."""
+"""How U-Nets edit here; the shipped one finishes with its inpainting model."""
 
 FLOW_SAMPLING = SamplingOptions(steps=8, cfg=3.0, strength=0.3)
 FLOW_FINISHING = FinishOptions(steps=16, cfg=3.0, strength=0.7)
@@ -71,8 +71,10 @@ def is_flow(path: Path) -> bool:
 
 def model_at(path: Path | None, name: str | None = None) -> BenchModel:
     """The model in a folder or file, or the embedded one, with the options of its kind."""
-    options = (FLOW_SAMPLING, FLOW_FINISHING) if path is not None and is_flow(path) else (SAMPLING, FINISHING)
-    return BenchModel(name or (SHIPPED if path is None else path.name), path, *options)
+    if path is None:
+        return BenchModel(name or SHIPPED, path, SAMPLING, INPAINTING_FINISH)
+    options = (FLOW_SAMPLING, FLOW_FINISHING) if is_flow(path) else (SAMPLING, FINISHING)
+    return BenchModel(name or path.name, path, *options)
 
 
 def model_names() -> list[str]:

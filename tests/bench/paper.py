@@ -31,11 +31,10 @@ from PIL import Image
 from instdiff_core.batch.work import write_whole
 from instdiff_core.files import read_picture
 from instdiff_core.mini.scenes import compose, with_article
-from instdiff_core.options import FinishOptions, SamplingOptions
+from instdiff_core.options import INPAINTING_FINISH, FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Picture
 
 from . import data, masks
-from .catalogue import FINISHING
 from .common import Mask
 from .figures import FIGURES, EditedScene, Figures, measure
 from .networks import ClassifierNetworks, LibraryNetworks, MissingNetworks, Networks
@@ -52,8 +51,8 @@ NOISE_SAMPLES = 3
 PUBLISHED = SamplingOptions(50), FinishOptions()
 """Sampling and finish, the steps being those of the whole schedule: an edit at strength r takes r of them."""
 
-COMPOSED = SamplingOptions(20), FINISHING
-"""Those of composed scenes: the mask benchmark's."""
+COMPOSED = SamplingOptions(20), INPAINTING_FINISH
+"""Those of composed scenes: the embedded model's in the mask benchmark."""
 
 WORDS = ("cat", "tree", "ball", "flower", "house", "car")
 """What the composed scenes show, and become: few, so that each has pictures enough for an FID of its own."""

@@ -33,14 +33,14 @@ from PIL import Image
 from instdiff_core.blend import feather_mask
 from instdiff_core.metrics import iou, psnr_outside
 from instdiff_core.mini.scenes import background_words, compose, object_words, with_article
-from instdiff_core.options import FinishOptions, SamplingOptions
+from instdiff_core.options import INPAINTING_FINISH, SamplingOptions
 from instdiff_core.pipeline import EditModel, Picture, edit, edit_photo, load_mini
 from instdiff_core.pipeline.photo import SEAM
 from instdiff_core.region import find_regions
 
 from . import classifier
 
-SAMPLING, FINISHING = SamplingOptions(10), FinishOptions()
+SAMPLING, FINISHING = SamplingOptions(10), INPAINTING_FINISH
 BEST_PSNR = 100.0
 
 

@@ -46,8 +46,9 @@ def load_unet(path: Path | None) -> EditModel:
         model = load_model(path, device())
     # on a processor, pictures pass the VAE fastest one by one
     model.vae.enable_slicing()
-    unet, vae = (part.to(torch.bfloat16).to(memory_format=torch.channels_last) for part in (model.unet, model.vae))
-    return replace(model, unet=unet, vae=vae)
+    parts = {name: part for name in ("unet", "vae", "inpainting") if (part := getattr(model, name)) is not None}
+    converted = {name: part.to(torch.bfloat16, memory_format=torch.channels_last) for name, part in parts.items()}
+    return replace(model, **converted)
 
 
 def _load_parts(folder: Path) -> EditModel:
@@ -62,7 +63,7 @@ def _load_parts(folder: Path) -> EditModel:
     if (folder / "vae").is_dir():
         tiny = '"AutoencoderTiny"' in (folder / "vae" / "config.json").read_text(encoding="utf-8")
         parts["vae"] = _read(AutoencoderTiny if tiny else AutoencoderKL, folder / "vae")
-    return replace(load_mini(device()), **parts)
+    return replace(load_mini(device()), inpainting=None, **parts)
 
 
 def _read(kind: Any, folder: Path) -> Any:

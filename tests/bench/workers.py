@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10)
     arguments = parser.parse_args()
-    options = BatchOptions(None, "default", arguments.steps, 7.5, 1, 1)
+    options = BatchOptions(None, None, "default", arguments.steps, 7.5, 1, 1)
     with tempfile.TemporaryDirectory() as name:
         folder, jobs = Path(name), []
         for number in range(arguments.jobs):

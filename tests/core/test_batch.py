@@ -377,7 +377,7 @@ def test_a_run_that_was_killed_and_then_stopped_goes_on_where_it_was(tmp_path: P
 
 def test_two_runs_do_not_write_to_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = folder / "out"
-    with Results(out, [], BatchOptions(None, "default", 1, 7.5, 1, 1)):
+    with Results(out, [], BatchOptions(None, None, "default", 1, 7.5, 1, 1)):
         assert run(folder, "--out", out, "--prompt", "a dog") == 2
     assert "another run" in capsys.readouterr().err
 

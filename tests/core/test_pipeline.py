@@ -195,7 +195,8 @@ def test_several_edits_have_a_mask_each_and_leave_the_rest_bit_for_bit(
     model: EditModel, two_things: np.ndarray
 ) -> None:
     rows: list[int] = []
-    hook = model.unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    unets = [unet for unet in (model.unet, model.inpainting) if unet is not None]
+    hooks = [unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0]))) for unet in unets]
     try:
         prompts = [
             EditPrompt(text, MaskSettings("change", threshold=0.7, target=(text.split()[1],)))
@@ -203,7 +204,8 @@ def test_several_edits_have_a_mask_each_and_leave_the_rest_bit_for_bit(
         ]
         result = edit(model, two_things, prompts, **FEW)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     first, second = (mask.binary[0].numpy() for mask in result.masks)
     both = result.mask.binary[0].numpy()
     assert rows == [3] * 5  # without prompt, and one for each edit, in the look, sampling and finish
@@ -318,7 +320,7 @@ def test_both_kinds_of_prediction_lead_to_what_the_model_predicts(
             velocity = kept**0.5 * noise - (1 - kept) ** 0.5 * goal
             return SimpleNamespace(sample=noise if kind == "epsilon" else velocity)
 
-    oracle = replace(model, unet=Oracle(), scheduler=scheduler)
+    oracle = replace(model, unet=Oracle(), scheduler=scheduler, inpainting=None)
     everywhere = np.ones((128, 128), bool)
     expected = finish(oracle, picture, everywhere, goal, "a dog", options=FinishOptions(strength=0))
     found = finish(oracle, picture, everywhere, torch.zeros_like(goal), "a dog", options=FinishOptions(5, strength=1))
@@ -399,14 +401,46 @@ def test_a_model_of_another_kind_is_refused(model: EditModel, changes: dict[str,
         replace(model, unet=small_unet(**changes))
 
 
+def test_an_inpainting_model_that_does_not_fit_is_refused(model: EditModel) -> None:
+    with pytest.raises(ValueError, match="takes 4 channels, not 9: it is not of an inpainting model"):
+        replace(model, inpainting=model.unet)
+    with pytest.raises(ValueError, match="fit"):
+        replace(model, inpainting=small_unet(in_channels=9, cross_attention_dim=64))
+
+
+def test_the_inpainting_model_sees_nothing_of_what_it_paints_over(model: EditModel, picture: np.ndarray) -> None:
+    area = torch.zeros(1, 128, 128, dtype=torch.bool)
+    area[:, 32:64, 32:96] = True
+    other = picture.copy()
+    other[area[0].numpy()] = 255
+    without = model.encode_without([picture], area)
+    assert torch.equal(without, model.encode_without([other], area))
+    assert without.shape == (1, 5, 16, 16)
+    assert torch.equal(without[0, 0].bool(), area[0, ::8, ::8])
+
+
+def test_the_inpainting_model_finishes_and_the_other_edits(
+    model: EditModel, picture: np.ndarray, tmp_path: Path
+) -> None:
+    parts = model.vae, model.text_encoder, model.tokenizer
+    for name, unet in (("edits", model.unet), ("finishes", model.inpainting)):
+        StableDiffusionPipeline(*parts, unet, model.scheduler, None, None).save_pretrained(tmp_path / name)
+    alone = load_model(tmp_path / "edits")
+    both = load_model(tmp_path / "edits", inpainting=tmp_path / "finishes")
+    results = [edit(each, picture, "a dog", **FEW) for each in (alone, both, model)]
+    assert torch.equal(results[0].mask.binary, results[1].mask.binary)
+    assert not np.array_equal(results[0].picture, results[1].picture)
+    assert np.array_equal(results[1].picture, results[2].picture)
+
+
 def test_a_diffusers_folder_edits_like_the_model_it_was_saved_from(
     model: EditModel, picture: np.ndarray, tmp_path: Path
 ) -> None:
     StableDiffusionPipeline(
         model.vae, model.text_encoder, model.tokenizer, model.unet, model.scheduler, None, None
     ).save_pretrained(tmp_path)
-    loaded = load_model(tmp_path)
-    assert np.array_equal(edit(loaded, picture, "a dog", **FEW).picture, edit(model, picture, "a dog", **FEW).picture)
+    loaded, alone = load_model(tmp_path), replace(model, inpainting=None)
+    assert np.array_equal(edit(loaded, picture, "a dog", **FEW).picture, edit(alone, picture, "a dog", **FEW).picture)
 
 
 def empty_folder(path: Path) -> None:

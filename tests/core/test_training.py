@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 from instdiff_core import mini
 from instdiff_core.mini.training import autoencoder, shards
 from instdiff_core.mini.training.__main__ import build
+from instdiff_core.mini.training.areas import draw_area
+from instdiff_core.mini.training.inpainting import Inpainting
 from instdiff_core.mini.training.run import Course, Run
 from instdiff_core.mini.training.shards import LONGEST, Latents
 from instdiff_core.mini.training.unets import OTHER_TEXT
@@ -71,11 +74,37 @@ def test_pictures_that_are_encoded_are_deleted_and_their_captions_stay(work, tok
     assert "a" in tokenizer.decode(batch.tokens[words][0].tolist())
 
 
+def test_an_inpainting_model_sees_nothing_of_the_area_that_it_is_to_paint(work):
+    stored = torch.load(work / "latents" / "000000.pt", weights_only=True)
+    areas, without, latents = stored["masked"][:, :1] > 0, stored["masked"][:, 1:], stored["latents"]
+    everything = areas.flatten(1).all(1)
+    assert torch.equal(areas.half(), stored["masked"][:, :1])
+    assert not everything.all()
+    assert (without - latents).abs().mul(areas).sum() > 5 * (without - latents).abs().mul(~areas).sum()
+
+
+def test_most_areas_hold_one_of_the_objects_as_a_whole_and_have_many_shapes():
+    rng = np.random.default_rng(1)
+    masks = np.zeros((2, 64, 64), bool)
+    masks[0, 20:40, 10:25] = masks[1, 5:10, 40:60] = True
+    areas = [draw_area(rng, masks, list(masks)) for _ in range(60)]
+    holds = [[bool(area[mask].all()) for mask in masks] for area in areas]
+    assert sum(first != second for first, second in holds) > 30
+    assert any(area.all() for area in areas)
+    assert any(area.any() and not area[masks.any(0)].any() for area in areas)
+    assert len({area.tobytes() for area in areas}) > 20
+
+
+def test_a_picture_without_objects_is_painted_anywhere_or_everywhere():
+    rng, nothing = np.random.default_rng(1), np.zeros((0, 64, 64), bool)
+    assert all(draw_area(rng, nothing, []).any() for _ in range(20))
+
+
 def test_a_word_that_no_caption_may_hold_is_unknown(tokenizer):
     assert token_ids(tokenizer, ["a ? cat"])[0, 2] == UNKNOWN
 
 
-@pytest.mark.parametrize("name", ["shipped", "v_prediction", "flow"])
+@pytest.mark.parametrize("name", ["shipped", "v_prediction", "flow", "inpainting"])
 def test_a_few_steps_lower_the_loss_and_a_run_that_was_stopped_goes_on(name, work, tokenizer, tmp_path):
     torch.manual_seed(1)
     subject = build(name, tokenizer, CPU)
@@ -104,7 +133,7 @@ def test_what_is_written_gives_the_stock_classes_the_same_context_and_prediction
     shipped, tokenizer, tmp_path, monkeypatch
 ):
     shipped.write(tmp_path)
-    for part in ("vae", "tokenizer"):
+    for part in ("vae", "tokenizer", "inpainting"):
         (tmp_path / part).symlink_to(mini.FOLDER / part)
     monkeypatch.setattr(mini, "FOLDER", tmp_path)
     _compare(shipped, load_mini(), tokenizer)
@@ -118,6 +147,24 @@ def test_a_model_of_the_benchmarks_is_loaded_as_it_was_written(tokenizer, tmp_pa
     assert loaded.scheduler.config.prediction_type == "v_prediction"
     assert loaded.text_encoder.config.num_hidden_layers == OTHER_TEXT["num_hidden_layers"]
     _compare(subject, loaded, tokenizer, atol=5e-2)
+
+
+@torch.no_grad()
+def test_the_inpainting_model_is_loaded_as_it_was_written(tmp_path, monkeypatch):
+    torch.manual_seed(4)
+    subject = Inpainting(CPU)
+    for parameter in subject.parameters():
+        if parameter.requires_grad:
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    subject.write(tmp_path)
+    for part in ("vae", "unet", "tokenizer", "text_encoder", "scheduler"):
+        (tmp_path / part).symlink_to(mini.FOLDER / part)
+    monkeypatch.setattr(mini, "FOLDER", tmp_path)
+    seen, context = torch.randn(1, 9, 32, 32), torch.randn(1, 77, 192)
+    loaded = load_mini()
+    expected = subject.unet(seen, 500, context).sample
+    assert torch.allclose(loaded.predict(seen[:, :4], torch.tensor(500), context, seen[:, 4:]), expected, atol=3e-2)
+    assert not torch.allclose(loaded.unet(seen[:, :4], 500, context).sample, expected, atol=0.1)
 
 
 @torch.no_grad()

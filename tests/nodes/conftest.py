@@ -50,7 +50,7 @@ class Host:
         self.hooks = sys.modules[f"{PACK}.nodes.host"]
         extension = asyncio.run(pack.comfy_entrypoint())
         self.classes = {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
-        self.model, self.clip, self.vae = self.run("InstDiffLoadMiniModel")
+        self.model, self.clip, self.vae, self.inpainting_model = self.run("InstDiffLoadMiniModel")
         self._scenes: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
 
     def run(self, node_id: str, **inputs: Any) -> Any:

@@ -29,6 +29,13 @@ def test_the_unet_agrees(host, parts, make_latent, step):
     torch.testing.assert_close(ours, parts.unet(noisy, step, text).sample, atol=2e-4, rtol=1e-3)
 
 
+def test_the_inpainting_unet_agrees(host, parts, make_latent):
+    model = host.inpainting_model
+    noisy, text, step = make_latent(1, 32, 32, channels=9) / 4, context(parts, "a dog"), torch.tensor([500])
+    ours = model.model.diffusion_model(noisy, step.float(), context=text)
+    torch.testing.assert_close(ours, parts.inpainting(noisy, step, text).sample, atol=2e-4, rtol=1e-3)
+
+
 def test_the_autoencoder_agrees(host, parts, make_picture):
     picture = make_picture(1, 64, 96)
     latent_format = host.model.get_model_object("latent_format")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_the_same_strength_and_seed_give_the_same_picture(host):
     options: dict[str, Any] = {"steps": 4, "cfg": 5.0}
     samples = host.k_sampler(latent, positive=host.prompt("a dog"), denoise=0.9, seed=3, **options)
     there = host.vae.decode(samples)[0]
-    model = load_mini()
+    model = replace(load_mini(), inpainting=None)
     picture = (image[0] * 255).round().to(torch.uint8).numpy()
     everywhere, start = np.ones(picture.shape[:2], bool), model.encode([picture])
     here = finish(
@@ -42,17 +43,19 @@ def test_the_same_strength_and_seed_give_the_same_picture(host):
     assert (torch.from_numpy(here) / 255 - there).abs().mean() < 0.01
 
 
-@pytest.mark.parametrize("side", [48, 200])
-def test_the_finish_paints_the_same_in_its_passes_and_crops(host, side):
+@pytest.mark.parametrize(("side", "inpaints"), [(48, True), (200, True), (200, False)])
+def test_the_finish_paints_the_same_in_its_passes_and_crops(host, side, inpaints):
     image, _ = host.run("InstDiffMiniScene", object="cat", background="grass", seed=1)
     mask = torch.zeros(1, 256, 256)
     mask[:, 24 : 24 + side, 32 : 32 + side] = 1
     options: dict[str, Any] = {"steps": 8, "cfg": 5.0, "passes": 2}
     inputs = host.sampling(None) | {"vae": host.vae, "image": image, "mask": mask, "positive": host.prompt("a dog")}
     del inputs["latent_image"]
+    if inpaints:
+        inputs["model"] = host.inpainting_model
     samples = {"samples": host.vae.encode(image)}
     there, _ = host.run("InstDiffInpaintFinish", **inputs | options | {"denoise": 0.9, "samples": samples})
-    model = load_mini()
+    model = load_mini() if inpaints else replace(load_mini(), inpainting=None)
     picture = (image[0] * 255).round().to(torch.uint8).numpy()
     here = finish(
         model, picture, mask[0].bool().numpy(), model.encode([picture]), "a dog",

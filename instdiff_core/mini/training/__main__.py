@@ -6,6 +6,7 @@
     python -m instdiff_core.mini.training shipped     --work DIR --clip DIR --minutes 7
     python -m instdiff_core.mini.training v_prediction --work DIR --clip DIR --minutes 7
     python -m instdiff_core.mini.training flow        --work DIR --clip DIR --minutes 7
+    python -m instdiff_core.mini.training inpainting  --work DIR --clip DIR --minutes 7
 
 All may run side by side: what needs another's work waits for it. `--artwork` is what `training.corpus` made,
 `--clip` the folder of CLIP's whole tokenizer. A training that was stopped goes on from its checkpoint. The
@@ -26,13 +27,14 @@ from transformers import CLIPTokenizer
 
 from . import autoencoder, shards
 from .flow import FlowSubject
+from .inpainting import MASKED, Inpainting
 from .run import Course, Run
 from .sheet import write_sheet
 from .unets import Shipped, Subject, Velocity
 from .words import token_ids
 from .world import texts
 
-MODELS = ("shipped", "v_prediction", "flow")
+MODELS = ("shipped", "v_prediction", "flow", "inpainting")
 
 
 def build(name: str, tokenizer: Any, device: torch.device) -> Subject:
@@ -40,6 +42,8 @@ def build(name: str, tokenizer: Any, device: torch.device) -> Subject:
     ids = sorted({int(token) for token in token_ids(tokenizer, texts()).flatten()})
     if name == "flow":
         return FlowSubject(ids).to(device)
+    if name == "inpainting":
+        return Inpainting(device).to(device)
     kinds = {"shipped": Shipped, "v_prediction": Velocity}
     subject = kinds[name](ids, device).to(device)
     subject.unet.to(memory_format=torch.channels_last)
@@ -73,7 +77,8 @@ def _warm_up(subject: Subject, loss: Any, batch: int, device: torch.device) -> N
     """Compile before there is anything to learn."""
     for length in subject.lengths:
         tokens = torch.ones(batch, length, dtype=torch.long, device=device)
-        loss(shards.Batch(torch.randn(batch, 4, 32, 32, device=device), tokens)).backward()
+        latents, masked = (torch.randn(batch, channels, 32, 32, device=device) for channels in (4, MASKED))
+        loss(shards.Batch(latents, masked, tokens)).backward()
     subject.zero_grad(set_to_none=True)
     print(f"{subject.name}: compiled", flush=True)
 

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 from transformers import CLIPTokenizer
 
 from ..scenes import FOLDER
+from .areas import draw_area
 from .corpus import Corpus
 from .run import SEED
 from .words import END, token_ids
@@ -55,15 +57,18 @@ def _compose(work: Path, artwork: Path, clip: Path, first: int, jobs: int, deadl
 def write_shard(path: Path, artwork: Path, clip: Path, number: int, count: int = SHARD) -> None:
     """Draw the pictures of a number, the same ones whenever they are asked for.
 
-    The file holds pictures uint8 ``[count, H, W, 3]`` and tokens uint16 ``[count, captions, LONGEST]``.
+    The file holds pictures uint8 ``[count, H, W, 3]``, tokens uint16 ``[count, captions, LONGEST]``, and an area of
+    each picture that an inpainting model is to paint, bool ``[count, H, W]``.
     """
     world, tokenizer = World(Corpus(artwork)), _tokenizer(clip)
     rng = np.random.default_rng((SEED, number))
     drawn = [world.draw(rng) for _ in range(count)]
-    tokens = np.stack([token_ids(tokenizer, captions, LONGEST).numpy().astype(np.uint16) for _, captions in drawn])
+    tokens = [token_ids(tokenizer, captions, LONGEST).numpy().astype(np.uint16) for _, _, captions in drawn]
+    others = [mask for _, masks, _ in drawn for mask in masks if mask.any()]
+    areas = [draw_area(rng, masks, others) for _, masks, _ in drawn]
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        np.savez(file, pictures=np.stack([picture for picture, _ in drawn]), tokens=tokens)
+        np.savez(file, pictures=np.stack([drawing[0] for drawing in drawn]), tokens=np.stack(tokens), areas=areas)
     part.rename(path)
 
 
@@ -82,18 +87,30 @@ def encode(work: Path, vae: Path, device: torch.device, deadline: float) -> None
         waiting = sorted((work / "pictures").glob("*.npz"))
         for path in waiting:
             stored = np.load(path)
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-                parts = torch.split(torch.from_numpy(stored["pictures"]), 64)
-                latents = torch.cat([model.encode(to_pixels(part.to(device))).latents.float() for part in parts])
             tokens = torch.from_numpy(stored["tokens"].astype(np.int32))
+            pictures, areas = (torch.from_numpy(stored[name]) for name in ("pictures", "areas"))
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+                encoded = [
+                    _encode(model, picture.to(device), area.to(device))
+                    for picture, area in zip(torch.split(pictures, 64), torch.split(areas, 64), strict=True)
+                ]
+            latents, masked = (torch.cat(parts).half().cpu() for parts in zip(*encoded, strict=True))
             part = work / "latents" / f"{path.stem}.part"
-            torch.save({"latents": latents.half().cpu(), "tokens": tokens}, part)
+            torch.save({"latents": latents, "masked": masked, "tokens": tokens}, part)
             part.rename(part.with_suffix(".pt"))
             path.unlink()
         if time.time() > deadline:
             return
         if not waiting:
             time.sleep(0.2)
+
+
+def _encode(model: AutoencoderTiny, pictures: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
+    """The latents of pictures, and what an inpainting model sees of them (`Batch.masked`)."""
+    pixels, areas = to_pixels(pictures), areas[:, None]
+    latents, without = (model.encode(shown).latents.float() for shown in (pixels, pixels * ~areas))
+    small = adaptive_avg_pool2d(areas.float(), latents.shape[-2:]).round()
+    return latents, torch.cat([small, without], 1)
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
@@ -103,9 +120,14 @@ def to_pixels(pictures: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents float32 ``[B, 4, h, w]``, and the token ids int64 ``[B, L]`` of a caption of each."""
+    """Latents float32 ``[B, 4, h, w]``, and the token ids int64 ``[B, L]`` of a caption of each.
+
+    `masked` ``[B, 5, h, w]`` is what an inpainting model gets besides: the area to paint (1; 0 elsewhere), and the
+    latents of the picture with middle grey there, as ComfyUI's InpaintModelConditioning makes them.
+    """
 
     latents: Tensor
+    masked: Tensor
     tokens: Tensor
 
 
@@ -117,6 +139,7 @@ class Latents:
         self.seen: set[str] = set()
         self.count, self.looked = 0, 0.0
         self.latents: Tensor
+        self.masked: Tensor
         self.tokens: Tensor
 
     def wait(self, least: int) -> None:
@@ -135,7 +158,7 @@ class Latents:
         ]
         without = torch.rand(size, device=self.device) < empty
         tokens[:, 1:][without] = END
-        return Batch(self.latents[chosen].float(), tokens)
+        return Batch(self.latents[chosen].float(), self.masked[chosen].float(), tokens)
 
     def _look(self) -> None:
         self.looked = time.time()
@@ -144,13 +167,12 @@ class Latents:
                 continue
             self.seen.add(path.name)
             stored = torch.load(path, weights_only=True)
-            if not self.count:
-                for name in ("latents", "tokens"):
-                    shape = (self.capacity, *stored[name].shape[1:])
-                    setattr(self, name, torch.empty(shape, dtype=stored[name].dtype, device=self.device))
             fits = min(len(stored["latents"]), self.capacity - self.count)
-            self.latents[self.count : self.count + fits] = stored["latents"][:fits].to(self.device)
-            self.tokens[self.count : self.count + fits] = stored["tokens"][:fits].to(self.device)
+            for name, values in stored.items():
+                if not self.count:
+                    shape = (self.capacity, *values.shape[1:])
+                    setattr(self, name, torch.empty(shape, dtype=values.dtype, device=self.device))
+                getattr(self, name)[self.count : self.count + fits] = values[:fits].to(self.device)
             self.count += fits
 
 

@@ -95,7 +95,7 @@ class UNetSubject(Subject):
 
     def loss(self, batch: Batch) -> Tensor:
         clean, noise = batch.latents, torch.randn_like(batch.latents)
-        times = torch.randint(len(self.kept), (len(clean),), device=clean.device)
+        times = self.times(len(clean))
         kept = self.kept[times][:, None, None, None]
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         ratio = (kept / (1 - kept)).flatten()
@@ -104,8 +104,20 @@ class UNetSubject(Subject):
         else:
             target, weights = kept.sqrt() * noise - (1 - kept).sqrt() * clean, ratio.clamp(max=5) / (ratio + 1)
         with torch.autocast(clean.device.type, torch.bfloat16):
-            predicted = self.unet(noisy, times, self.context(_padded(batch.tokens))).sample
-        return (weights * (predicted.float() - target).square().mean((1, 2, 3))).mean()
+            predicted = self.unet(self.shown(noisy, batch), times, self.context(_padded(batch.tokens))).sample
+        return (weights * self.mean((predicted.float() - target).square(), batch)).mean()
+
+    def times(self, count: int) -> Tensor:
+        """The time steps of a batch, int64 ``[count]``."""
+        return torch.randint(len(self.kept), (count,), device=self.kept.device)
+
+    def shown(self, noisy: Tensor, batch: Batch | None) -> Tensor:
+        """What the U-Net gets to see; without a batch it paints a picture of its own."""
+        return noisy
+
+    def mean(self, error: Tensor, batch: Batch) -> Tensor:
+        """The mean over every picture ``[B]`` of an error ``[B, C, h, w]``."""
+        return error.mean((1, 2, 3))
 
     @torch.no_grad()
     def sample(self, noise: Tensor, tokens: Tensor, guidance: float) -> Tensor:
@@ -115,7 +127,7 @@ class UNetSubject(Subject):
         self.scheduler.set_timesteps(25)
         latents = noise
         for time in self.scheduler.timesteps:
-            without, guided = self.unet(latents.repeat(2, 1, 1, 1), time, context).sample.chunk(2)
+            without, guided = self.unet(self.shown(latents.repeat(2, 1, 1, 1), None), time, context).sample.chunk(2)
             latents = self.scheduler.step(without + guidance * (guided - without), time, latents).prev_sample
         return latents
 

@@ -33,8 +33,8 @@ class World:
 
     corpus: Corpus
 
-    def draw(self, rng: np.random.Generator, size: int = 256) -> tuple[Picture, list[str]]:
-        """A picture and `CAPTIONS` captions of it."""
+    def draw(self, rng: np.random.Generator, size: int = 256) -> tuple[Picture, Masks, list[str]]:
+        """A picture, the mask of every object, and `CAPTIONS` captions of it."""
         if rng.random() < PLAIN:
             count = int(rng.choice(3, p=[0.06, 0.6, 0.34]))
             objects = [str(name) for name in rng.choice(object_names(), count, replace=False)]
@@ -46,8 +46,8 @@ class World:
             picture, masks, shown = self.corpus.scene(rng, size)
             captions = [caption(rng, shown) for _ in range(CAPTIONS)]
         if rng.random() < CUT:
-            picture = _window(rng, picture, masks)
-        return picture, [_with_unknown(rng, text) for text in captions]
+            picture, masks = _window(rng, picture, masks)
+        return picture, masks, [_with_unknown(rng, text) for text in captions]
 
 
 def texts() -> list[str]:
@@ -59,7 +59,7 @@ def texts() -> list[str]:
     return [*object_names(), *background_words(), *plain, *phrases, *caption_words()]
 
 
-def _window(rng: np.random.Generator, picture: Picture, masks: Masks) -> Picture:
+def _window(rng: np.random.Generator, picture: Picture, masks: Masks) -> tuple[Picture, Masks]:
     """A part of the picture at its size, in which enough of every object shows; the picture if none is found."""
     size = len(picture)
     side = int(size * rng.uniform(0.5, 0.9))
@@ -68,8 +68,10 @@ def _window(rng: np.random.Generator, picture: Picture, masks: Masks) -> Picture
         inside = masks[:, top : top + side, left : left + side].sum((1, 2))
         if np.all(inside >= SHOWING * masks.sum((1, 2))):
             box = (left, top, left + side, top + side)
-            return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box))
-    return picture
+            window = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box)
+            cut = [Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST, box) for mask in masks]
+            return np.asarray(window), np.asarray(cut, bool).reshape(-1, size, size)
+    return picture, masks
 
 
 def _with_unknown(rng: np.random.Generator, text: str) -> str:
