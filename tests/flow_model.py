@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from tests.bench import float8
+
 FOLDER = Path(__file__).parent / "bench" / "models" / "flow"
 SHORTEST = 16
 """The tokens that a prompt is padded to. As in Flux, and unlike CLIP, longer prompts just have more."""
@@ -50,7 +52,12 @@ def load_flow(loaders: Any, folder: Path = FOLDER) -> tuple[Any, Any]:
             self.clip_l.pad_to_max_length, self.clip_l.min_length = False, SHORTEST
 
     layout = diffusion_model_layout(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    packed = folder / float8.FILE
+    weights = (
+        float8.unpack(load_file(packed))
+        if packed.is_file()
+        else load_file(folder / "diffusion_pytorch_model.safetensors")
+    )
     model = loaders.make_model(FlowModel(layout), weights, lambda: load_flow(loaders, folder)[0])
     rows = loaders.text_encoder_weights(folder)
     # no place in the prompt has a position of its own, so that one row serves prompts of any length

@@ -1,7 +1,7 @@
-"""Weights in float8, so that a model of the benchmark takes half of its float16.
+"""Weights in float8, so that a model of the benchmark takes half of its float16, or less than that.
 
-Tensors of two axes and more are float8_e4m3fn with a scale for each output channel, under ``<name>.scale``; norms and
-biases stay as they are. Models compute with what `unpack` gives.
+Those tensors of two axes and more that are packed are float8_e4m3fn with a scale for each output channel, under
+``<name>.scale``; norms and biases stay as they are. Models compute with what `unpack` gives.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights that were packed, float32."""
+    # norms of other models have weights of this name
+    scales = {f"{name}.scale" for name, value in packed.items() if value.dtype == FLOAT8}
     return {
         name: value.float() * _beside(packed[f"{name}.scale"], value) if value.dtype == FLOAT8 else value.float()
         for name, value in packed.items()
-        if not name.endswith(".scale")
+        if name not in scales
     }
 
 
