@@ -56,10 +56,10 @@ class Batch(Protocol):
 
 
 class Engine(Protocol):
-    """A model that is loaded. `network` is called once or more in every step, with its latents first."""
+    """A model that is loaded. `networks` are called once or more in every step, with their latents first."""
 
     @property
-    def network(self) -> Module: ...
+    def networks(self) -> list[Module]: ...
 
     def prepare(self, scenes: Sequence[Scene], seeds: Sequence[int]) -> Batch:
         """Scenes of one size with the seeds of their noise, ready to be edited."""

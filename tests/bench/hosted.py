@@ -52,9 +52,8 @@ class HostedEngine:
             _read_one_block(block)
 
     @property
-    def network(self) -> Module:
-        network: Module = self.model.model.diffusion_model
-        return network
+    def networks(self) -> list[Module]:
+        return [self.model.model.diffusion_model]
 
     def prepare(self, scenes: Sequence[Scene], seeds: Sequence[int]) -> HostedBatch:
         return HostedBatch(scenes, [_HostedScene(self, *each) for each in zip(scenes, seeds, strict=True)])

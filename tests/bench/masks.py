@@ -263,11 +263,15 @@ def edit_by(engine: Engine, batch: Batch, method: str) -> tuple[list[Edit], dict
 def counted_rows(engine: Engine) -> Iterator[list[int]]:
     """Collects how many latents each call of the network had."""
     rows: list[int] = []
-    hook = engine.network.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    hooks = [
+        network.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+        for network in engine.networks
+    ]
     try:
         yield rows
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def _cell(value: float | None) -> str:

@@ -83,9 +83,8 @@ class UNetEngine:
         self.sampling, self.finishing = sampling, finishing
 
     @property
-    def network(self) -> Module:
-        network: Module = self.model.unet
-        return network
+    def networks(self) -> list[Module]:
+        return [unet for unet in (self.model.unet, self.model.inpainting) if unet is not None]
 
     @torch.no_grad()
     def prepare(self, scenes: Sequence[Scene], seeds: Sequence[int]) -> UNetBatch:

@@ -145,6 +145,12 @@ def test_the_first_template_runs_from_the_run_button(frontend):
     assert result["width"] == result["height"] == 256
 
 
+def linked(workflow):
+    """The links of a workflow, by the names of the inputs, whose numbers the host may change."""
+    names = {each["link"]: each["name"] for node in workflow["nodes"] for each in node.get("inputs", [])}
+    return sorted((origin, slot, target, names[link]) for link, origin, slot, target, _, _ in workflow["links"])
+
+
 @pytest.mark.parametrize("file", WORKFLOWS)
 def test_a_released_workflow_opens_in_the_browser_as_it_was_saved(frontend, file):
     released = json.loads((file.parent.parent / "nodes.json").read_text(encoding="utf-8"))
@@ -152,10 +158,11 @@ def test_a_released_workflow_opens_in_the_browser_as_it_was_saved(frontend, file
     frontend.load(saved)
     opened = frontend.workflow
     assert [node["type"] for node in opened["nodes"]] == [node["type"] for node in saved["nodes"]]
-    assert sorted(map(tuple, opened["links"])) == sorted(map(tuple, saved["links"]))
+    assert linked(opened) == linked(saved)
     for node in saved["nodes"]:
         if node["type"] in released and node.get("widgets_values"):
-            values = dict(zip(released[node["type"]]["widgets"], node["widgets_values"], strict=True))
+            # it may have been saved before its version had the last of the widgets
+            values = dict(zip(released[node["type"]]["widgets"], node["widgets_values"], strict=False))
             assert values.items() <= frontend.node(str(node["id"])).widgets().items()
 
 
