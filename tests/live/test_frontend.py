@@ -53,32 +53,6 @@ def missing_nodes(frontend):
     )
 
 
-@pytest.mark.parametrize("name", ["Edit with Text", "Edit a Photo"])
-def test_a_subgraph_is_found_by_its_name_placed_and_run(frontend, name):
-    page = frontend.page
-    page.evaluate("app.graph.clear()")
-    frontend.command("Workspace.SearchBox.Toggle")
-    page.get_by_role("combobox", name="Add a node").fill(name.lower())
-    page.get_by_role("option", name=name).first.click()
-    page.mouse.click(600, 300)
-    page.wait_for_function("app.graph.nodes.length === 1")
-    edit = frontend.node(name)
-    edit.set("prompt", "a frog")
-    model, scene, image, mask = (
-        frontend.add(kind) for kind in ("InstDiffLoadMiniModel", "InstDiffMiniScene", "PreviewImage", "MaskPreview")
-    )
-    connect = "node.connect(argument[0], app.graph.getNodeById(argument[1]), argument[2])"
-    for slot in range(3):
-        model.evaluate(connect, [slot, edit.number, slot])
-    scene.evaluate(connect, [0, edit.number, 3])
-    edit.evaluate(connect, [0, image.number, 0])
-    edit.evaluate(connect, [1, mask.number, 0])
-    frontend.sample_in(2)
-    run = frontend.run()
-    assert run.picture(str(image.number)).any()
-    assert run.picture(str(mask.number)).any()
-
-
 @pytest.mark.parametrize("page", ["vue"], indirect=True)  # no part of either renderer
 def test_the_template_browser_offers_every_template_with_its_picture_and_opens_it(frontend):
     cards = open_template_browser(frontend)

@@ -111,3 +111,28 @@ def test_what_is_inside_makes_a_picture_and_a_mask(server, placed, inside):
     assert (after != before)[mask > 0].any()
     if placed["title"] == "Edit a Photo":
         assert (after == before)[mask == 0].all()
+
+
+def test_it_is_found_by_its_name_placed_and_run(frontend, placed):
+    page = frontend.page
+    page.evaluate("app.graph.clear()")
+    frontend.command("Workspace.SearchBox.Toggle")
+    page.get_by_role("combobox", name="Add a node").fill(placed["title"].lower())
+    page.get_by_role("option", name=placed["title"]).first.click()
+    page.mouse.click(600, 300)
+    page.wait_for_function("app.graph.nodes.length === 1")
+    edit = frontend.node(placed["title"])
+    edit.set("prompt", "a frog")
+    model, scene, image, mask = (
+        frontend.add(kind) for kind in ("InstDiffLoadMiniModel", "InstDiffMiniScene", "PreviewImage", "MaskPreview")
+    )
+    connect = "node.connect(argument[0], app.graph.getNodeById(argument[1]), argument[2])"
+    for slot in range(3):
+        model.evaluate(connect, [slot, edit.number, slot])
+    scene.evaluate(connect, [0, edit.number, 3])
+    edit.evaluate(connect, [0, image.number, 0])
+    edit.evaluate(connect, [1, mask.number, 0])
+    frontend.sample_in(2)
+    run = frontend.run()
+    assert run.picture(str(image.number)).any()
+    assert run.picture(str(mask.number)).any()
