@@ -128,8 +128,9 @@ def denoise(
     model, levels = schedule.model, schedule.levels
     scheduler = _make_scheduler(model)
     latent = levels[0].noised(start, noise)
+    of_rows = None if without is None else without.repeat(len(context), 1, 1, 1)
     for done, (step, (level, after)) in enumerate(zip(schedule.timesteps, pairwise(levels), strict=True), 1):
-        predictions = _predict(model, scheduler, step, latent, context, cfg, image_latents, without)
+        predictions = _predict(model, scheduler, step, latent, context, cfg, image_latents, of_rows)
         masks = masks_of_step(level, predictions)
         guided = [of_edit.guided for of_edit in predictions]
         stepped = [after.noised(of_edit, level.noise_in(latent, of_edit)) for of_edit in guided]
@@ -146,10 +147,12 @@ def _predict(
     context: Tensor,
     cfg: float,
     image_latents: Tensor,
-    without: Tensor | None = None,
+    of_rows: Tensor | None = None,
 ) -> list[Predictions]:
-    """What the model makes of a noisy `latent` for each edit. The other arguments are those of `denoise`."""
-    of_rows = None if without is None else without.repeat(len(context), 1, 1, 1)
+    """What the model makes of a noisy `latent` for each edit. The other arguments are those of `denoise`.
+
+    `of_rows` is its `without` for each row of the U-Net.
+    """
     rows = model.predict(latent.repeat(len(context), 1, 1, 1), step, context.flatten(0, 1), of_rows)
     unconditional, *conditional = rows.chunk(len(context))
     directed = [unconditional + cfg * (of_edit - unconditional) for of_edit in conditional]

@@ -200,7 +200,14 @@ def load_model(
     ``ValueError`` with one line for whatever cannot be read, pickles included.
     """
     pipe = _read_pipeline(Path(path))
-    finishing = None if inpainting is None else _read_pipeline(Path(inpainting)).unet.float().to(device)
+    finishing = None if inpainting is None else _read_pipeline(Path(inpainting))
+    if finishing is not None:
+        kinds = [each.scheduler.config.get("prediction_type", "epsilon") for each in (pipe, finishing)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{path} predicts {kinds[0]} and {inpainting} {kinds[1]}: take an inpainting model of the same kind"
+            )
+        finishing = finishing.unet.float().to(device)
     unet, vae, text_encoder = (part.float().to(device) for part in (pipe.unet, pipe.vae, pipe.text_encoder))
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     return EditModel(unet, _laid_out(vae), text_encoder, pipe.tokenizer, scheduler, inpainting=finishing)

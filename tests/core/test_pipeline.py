@@ -433,6 +433,15 @@ def test_the_inpainting_model_finishes_and_the_other_edits(
     assert np.array_equal(results[1].picture, results[2].picture)
 
 
+def test_an_inpainting_model_with_another_kind_of_prediction_is_refused(model: EditModel, tmp_path: Path) -> None:
+    velocity = DDIMScheduler.from_config(model.scheduler.config, prediction_type="v_prediction")
+    parts = model.vae, model.text_encoder, model.tokenizer
+    for name, unet, scheduler in (("edits", model.unet, model.scheduler), ("finishes", model.inpainting, velocity)):
+        StableDiffusionPipeline(*parts, unet, scheduler, None, None).save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match=r"predicts epsilon and .* v_prediction"):
+        load_model(tmp_path / "edits", inpainting=tmp_path / "finishes")
+
+
 def test_a_diffusers_folder_edits_like_the_model_it_was_saved_from(
     model: EditModel, picture: np.ndarray, tmp_path: Path
 ) -> None:
