@@ -241,6 +241,7 @@ def test_a_mask_comes_back_from_the_hosts_editor_with_what_was_painted_there(fro
     dialog = page.locator(".mask-editor-dialog")
     area = page.wait_for_function(GROWN, arg=[0]).json_value()
     assert area == found.sum()
+    dialog.get_by_test_id("pointer-zone").wait_for()  # the mask is there before the editor takes a stroke
     box = dialog.locator("canvas").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.1)
     page.mouse.down()
