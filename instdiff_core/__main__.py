@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .arrays import Mask, Picture
 from .edits import settings_of_edits
 from .files import read_picture, save_edit
 from .guard import guard_edit
@@ -319,12 +320,12 @@ def _quiet() -> None:
     os.environ["TQDM_DISABLE"] = "1"
 
 
-def _values(picture: NDArray[np.uint8]) -> torch.Tensor:
+def _values(picture: Picture) -> torch.Tensor:
     """Bytes in 0..1."""
     return torch.from_numpy(picture).float() / 255
 
 
-def _grey(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _grey(mask: Mask) -> NDArray[np.uint8]:
     return mask.astype(np.uint8) * 255
 
 

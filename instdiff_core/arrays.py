@@ -10,3 +10,6 @@ Picture = NDArray[np.uint8]
 
 Mask = NDArray[np.bool_]
 """``[H, W]``, true where a picture may change, or what was looked for is."""
+
+Alpha = NDArray[np.uint8]
+"""``[H, W]``, 0 where a picture is transparent to 255."""

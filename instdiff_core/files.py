@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from .arrays import Alpha, Picture
 
 WHITES = (1, 255, 2**16 - 1, 2**32 - 1)
 """What may be white in pictures that do not say it: the smallest that the brightest value does not exceed."""
@@ -18,10 +19,8 @@ OF_THE_FILE = (
 )  # fmt: skip
 """The tags of TIFF, whose list is EXIF's too, that say how a file's pixels are stored."""
 
-Bytes = NDArray[np.uint8]
 
-
-def read_picture(path: Path) -> tuple[Bytes, Bytes | None]:
+def read_picture(path: Path) -> tuple[Picture, Alpha | None]:
     """A picture's colours ``[H, W, 3]`` in sRGB, upright, and its alpha channel ``[H, W]``, if it has one.
 
     Raises ``ValueError`` for what is no picture.
@@ -67,7 +66,7 @@ def read_details(path: Path) -> dict[str, bytes]:
     return {name: value for name, value in details.items() if value}
 
 
-def save_edit(picture: Bytes, path: Path, source: Path, alpha: Bytes | None = None) -> None:
+def save_edit(picture: Picture, path: Path, source: Path, alpha: Alpha | None = None) -> None:
     """`save_picture` for an edit of the picture in the file `source`, with what that file says beside it.
 
     In formats with losses as well as is usual for photos: quality 95, and colours as fine as brightness.
@@ -75,7 +74,7 @@ def save_edit(picture: Bytes, path: Path, source: Path, alpha: Bytes | None = No
     save_picture(picture, path, alpha, quality=95, subsampling="4:4:4", exact=True, **read_details(source))
 
 
-def save_picture(picture: Bytes, path: Path, alpha: Bytes | None = None, **details: Any) -> None:
+def save_picture(picture: Picture, path: Path, alpha: Alpha | None = None, **details: Any) -> None:
     """Save ``[H, W, 3]``, with an alpha channel ``[H, W]`` where the format of the path's suffix holds one.
 
     `details` are Pillow's, such as those of `read_details`; a format takes those that it knows.

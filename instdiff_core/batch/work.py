@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..arrays import Mask, Picture
+from ..arrays import Alpha, Mask, Picture
 from ..files import picture_size, read_picture, save_edit
 from ..options import PRESETS, MaskSettings
 from .jobs import BadRow, Job
@@ -80,7 +80,7 @@ class Opened:
 
     job: Job
     picture: Picture
-    alpha: Picture | None
+    alpha: Alpha | None
     mask: Mask | None
 
 

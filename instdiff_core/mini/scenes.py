@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-FOLDER = Path(__file__).parent
+from ..arrays import Picture
 
-Picture = NDArray[np.uint8]
-"""``[height, width, 3]``, sRGB, 0 to 255."""
+FOLDER = Path(__file__).parent
 
 Masks = NDArray[np.bool_]
 """``[objects, height, width]``, true where the object shows."""

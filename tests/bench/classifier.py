@@ -17,9 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from instdiff_core.mini.scenes import Picture, object_words
-
-from .common import Mask
+from instdiff_core.arrays import Mask, Picture
+from instdiff_core.mini.scenes import object_words
 
 WEIGHTS = Path(__file__).with_name("classifier.safetensors")
 NOTHING = "nothing"

@@ -36,11 +36,11 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 from torch.nn import functional
 
-from instdiff_core.mini.scenes import Picture, background_words, compose, noise, object_words
+from instdiff_core.arrays import Mask, Picture
+from instdiff_core.mini.scenes import background_words, compose, noise, object_words
 from instdiff_core.mini.training.corpus import Corpus
 
 from .classifier import NONE_OF_THESE, NOTHING, SIZE, WEIGHTS, Classifier, Cuts, classes, cut, load, name, to_pixels
-from .common import Mask
 
 SEED = 7_000_001
 HELD_OUT_SEED = 7_000_002

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-Mask = NDArray[np.bool_]
+from instdiff_core.arrays import Mask
 
 
 def device() -> torch.device:

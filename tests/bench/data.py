@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from instdiff_core.arrays import Mask
 from instdiff_core.mini.scenes import with_article
 from instdiff_core.pipeline import Picture
 
-from .common import Mask
 from .scenes import Scene
 
 SEPARATOR = "<>"

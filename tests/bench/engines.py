@@ -12,13 +12,13 @@ from typing import Protocol
 
 from torch.nn import Module
 
+from instdiff_core.arrays import Mask
 from instdiff_core.options import PRESETS, MaskSettings
 from instdiff_core.pipeline import Edit
 from instdiff_core.pipeline.editing import NewSession
 from instdiff_core.session import MaskSession
 from instdiff_core.tokens import PromptWords
 
-from .common import Mask
 from .scenes import Scene
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from instdiff_core.arrays import Mask
 from instdiff_core.pipeline import Picture
 
-from .common import Mask
 from .networks import Networks
 from .scenes import Scene
 

@@ -24,12 +24,13 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from instdiff_core.arrays import Picture
 from instdiff_core.guard import Guarded, guard_edit
 from instdiff_core.metrics import iou
 from instdiff_core.options import GuardOptions
 
 from .common import grey, outlined, save_sheet
-from .guard_pairs import EDITS, SEED, Pair, Picture, drift, pair, photographs, places, scene
+from .guard_pairs import EDITS, SEED, Pair, drift, pair, photographs, places, scene
 from .guard_templates import template_pairs
 
 EXACT = GuardOptions(grow=0, feather=0)

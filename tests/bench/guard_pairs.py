@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from instdiff_core.arrays import Mask, Picture
 from instdiff_core.mini.scenes import background_words, compose, object_words
 
 SEED = 8_000_009
@@ -31,8 +32,6 @@ PHOTOGRAPHS = {
 UNITS = 8, 16, 32, 112
 """What the sides of an editor's pictures are multiples of."""
 
-Picture = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 Random = np.random.Generator
 
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from instdiff_core.arrays import Mask
 from instdiff_core.evidence import AttentionRecord
 from instdiff_core.options import FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Edit, Picture
 from instdiff_core.pipeline.editing import first_mask
 from instdiff_core.session import MaskSession
 
-from .common import Mask
 from .engines import Approach
 from .host import PACK, load_pack
 from .scenes import Scene

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from instdiff_core.arrays import Mask
 from instdiff_core.components import clean_masks
 from instdiff_core.maps import find_otsu_threshold, rescale_to_unit
 from instdiff_core.metrics import boundary_f, iou, precision_recall, psnr_outside
 from instdiff_core.pipeline import Edit, Picture
 
 from . import classifier
-from .common import Mask, interval
+from .common import interval
 from .scenes import GROUPS, Scene, colours
 
 Figures = dict[str, float | None]

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from instdiff_core.arrays import Mask
 from instdiff_core.evidence import FIRST_WORD, Evidence, Predictions
 from instdiff_core.maps import rescale_to_unit, resize
 from instdiff_core.noise import NoiseLevel
@@ -43,7 +44,7 @@ from instdiff_core.refine import InstantMask
 from instdiff_core.session import MaskSession
 from instdiff_core.tokens import PromptWords
 
-from .common import Mask, device
+from .common import device
 from .engines import Approach, Batch
 from .scenes import Scene
 

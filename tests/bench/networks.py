@@ -24,8 +24,10 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.multimodal.clip_score import CLIPScore
 from transformers import ViTModel
 
+from instdiff_core.arrays import Mask
+
 from . import classifier
-from .common import Mask, device
+from .common import device
 
 ALEXNET = "checkpoints/alexnet-owt-7be5be79.pth"
 INCEPTION = "checkpoints/weights-inception-2015-12-05-6726825d.pth"

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from instdiff_core.arrays import Mask
 from instdiff_core.batch.work import write_whole
 from instdiff_core.files import read_picture
 from instdiff_core.mini.scenes import compose, with_article
@@ -35,7 +36,6 @@ from instdiff_core.options import INPAINTING_FINISH, FinishOptions, SamplingOpti
 from instdiff_core.pipeline import Picture
 
 from . import data, masks
-from .common import Mask
 from .figures import FIGURES, EditedScene, Figures, measure
 from .networks import ClassifierNetworks, LibraryNetworks, MissingNetworks, Networks
 from .scenes import SEED, Scene

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from instdiff_core.arrays import Mask
 from instdiff_core.evidence import AttentionRecord
 from instdiff_core.metrics import iou
 from instdiff_core.options import PRESETS
 from instdiff_core.refine import refine_record
 
 from .catalogue import FINISHING, SAMPLING
-from .common import Mask
 from .hosted import HostedEngine
 from .masks import Case, own_cases
 from .scenes import Scene

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from instdiff_core.arrays import Mask, Picture
 from instdiff_core.mini.scenes import (
-    Picture,
     background_words,
     compose,
     object_names,
@@ -24,8 +24,6 @@ SEED = 7_000_003
 
 TWO_EDITS = 100
 """The second part of the seeds of `two_edits`; the groups have their numbers there."""
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

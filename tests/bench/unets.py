@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from torch.nn import Module
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from instdiff_core.arrays import Mask
 from instdiff_core.options import DiffEditOptions, FinishOptions, SamplingOptions
 from instdiff_core.pipeline import Edit, EditModel, Picture, edit_batch, load_mini, load_model
 from instdiff_core.pipeline.diffedit import find_masks
 from instdiff_core.pipeline.model import load_rows
 
 from . import float8
-from .common import Mask, device
+from .common import device
 from .engines import Approach
 from .scenes import Scene
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from instdiff_core.arrays import Picture
 from instdiff_core.guard import GREY, Guarded, guard_edit
 from instdiff_core.guard.align import align
 from instdiff_core.metrics import iou
 from instdiff_core.options import GuardOptions
-from tests.bench.guard_pairs import Picture, bent, drift, pair, places, scene
+from tests.bench.guard_pairs import bent, drift, pair, places, scene
 
 SIZE = 320
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from instdiff_core.arrays import Mask
 from instdiff_core.options import MaskShape
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ READ = f"""async (corrections) => {{ {IMPORTS} return readCorrections(correction
 WORDS_AT = f"""async ([file, x, y]) => {{ {IMPORTS} return wordsAt(readAnswer(bytes(file).buffer), x, y); }}"""
 
 
-Mask = NDArray[np.bool_]
 PLAIN = MaskShape()
 
 

@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from ..scenes import BACKGROUNDS, Masks, Picture, noise, paint, with_article
+from ...arrays import Picture
+from ..scenes import BACKGROUNDS, Masks, noise, paint, with_article
 
 SIDE = 192
 PHOTOGRAPHED = 0.4

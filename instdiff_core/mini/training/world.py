@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..scenes import Masks, Picture, background_words, compose, object_names, vocabulary
+from ...arrays import Picture
+from ..scenes import Masks, background_words, compose, object_names, vocabulary
 from ..scenes import caption as plain_caption
 from .corpus import Corpus, caption, caption_words
 
