@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .edits import find_others_pixels
-from .evidence import AttentionRecord, Evidence, Predictions, Recorder
+from .evidence import AttentionRecord, Evidence, Predictions
 from .maps import KeptFilters
 from .noise import NoiseLevel
 from .options import MaskSettings
+from .recorder import Recorder
 from .refine import InstantMask, is_in_doubt, refine, refine_area, resize_mask
 from .tokens import PromptWords
 

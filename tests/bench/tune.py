@@ -36,7 +36,7 @@ GROUPS = ("one object", "two objects", "small object", "at the border", "low con
 
 
 class Power(int):
-    """Takes the place of `evidence._weight`: a step counts by this power of its noise level."""
+    """Takes the place of `evidence.step_weight`: a step counts by this power of its noise level."""
 
     def __call__(self, sigma: Tensor) -> Tensor:
         return sigma.clamp(max=evidence.FULL_NOISE) ** int(self)
@@ -51,7 +51,7 @@ VARIATIONS: Sequence[tuple[ModuleType, str, Sequence[Any]]] = (
     (maps, "EDGE", (0.001, 0.003, 0.03, 0.1)),
     (maps, "LEVELS", (64, 128, 512)),
     (evidence, "FULL_NOISE", (1.5, 2.0, 3.0, 15.0)),
-    (evidence, "_weight", tuple(map(Power, (1, 2, 3, 6)))),
+    (evidence, "step_weight", tuple(map(Power, (1, 2, 3, 6)))),
 )
 
 
