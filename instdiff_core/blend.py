@@ -57,6 +57,16 @@ def feather_mask(mask: Tensor, grow: int, feather: int) -> tuple[Tensor, Tensor]
     return area > 0, alpha / (feather + 1)
 
 
+def feather_edits(masks: Tensor, grow: int, feather: int) -> list[tuple[Tensor, Tensor]]:
+    """`feather_mask` for the masks of several edits ``[edits, B, H, W]``: what is grown ends where another edit is."""
+    parts = []
+    for number, mask in enumerate(masks):
+        area, alpha = feather_mask(mask, grow, feather)
+        free = ~(torch.cat([masks[:number], masks[number + 1 :]]) > 0.5).any(0)
+        parts.append((area & free, alpha * free))
+    return parts
+
+
 def paste(image: Tensor, painted: Tensor, alpha: Tensor) -> Tensor:
     """`painted` over `image`, both ``[B, H, W, C]``; where `alpha` ``[B, H, W]`` is 0, `image` bit for bit.
 

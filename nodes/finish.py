@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..instdiff_core.blend import feather_mask, match_colours, paste
+from ..instdiff_core.blend import feather_edits, match_colours, paste
 from ..instdiff_core.grain import add_grain
 from ..instdiff_core.options import FINISH
 from ..instdiff_core.passes import MOST_PASSES
@@ -141,18 +141,16 @@ class InpaintFinish(io.ComfyNode):
         pixels = host.native_side(model) ** 2
         painted_area = torch.zeros_like(masks[0])
         parts = []
-        for number, own in enumerate(edits):
-            area, alpha = feather_mask(masks[number].float(), grow, feather)
-            # what is grown ends where another edit is
-            others = torch.cat([masks[:number], masks[number + 1 :]]).any(0)
-            allowed = ~others if editable is None else ~others & host.repeat_to_batch(editable, count)
-            area, alpha = area & allowed, alpha * allowed
+        areas = feather_edits(masks.float(), grow, feather)
+        for own, own_masks, (area, alpha) in zip(edits, masks, areas, strict=True):
+            if editable is not None:
+                allowed = host.repeat_to_batch(editable, count)
+                area, alpha = area & allowed, alpha * allowed
             painted_area |= area
             if area.any():
                 in_crops = suitable and host.suits_a_crop(own)
                 regions = [
-                    find_enlargement(*pair, pixels) if in_crops else None
-                    for pair in zip(masks[number], area, strict=True)
+                    find_enlargement(*pair, pixels) if in_crops else None for pair in zip(own_masks, area, strict=True)
                 ]
                 parts.append(_Part(own, area, alpha, regions))
         model = host.share_progress(model, widgets["steps"] * sum(part.samplings for part in parts))

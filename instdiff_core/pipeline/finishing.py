@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..arrays import Mask, Picture
-from ..blend import feather_mask, match_colours, paste
-from ..edits import find_others_pixels
+from ..blend import feather_edits, match_colours, paste
 from ..grain import add_grain
 from ..options import FinishOptions
 from ..passes import next_seed, plan_passes
@@ -37,8 +36,9 @@ def finish(
     """Regenerate the masked area so that it agrees with its surroundings, and put it into `picture`.
 
     `mask` ``[H, W]`` has the size of the picture, `latent` ``[1, C, h, w]`` is an edit's, to start
-    from. Of several edits each prompt has a mask. Without `options` the edit is finished as suits the model
-    (`EditModel.finishing`). Outside the grown mask the result is `picture` bit for bit.
+    from. Of several edits each prompt has a mask, which is painted after the one before. Without `options` the
+    edit is finished as suits the model (`EditModel.finishing`). Outside the grown mask the result is `picture`
+    bit for bit.
 
     Raises ``ValueError`` for a picture that is not uint8 ``[H, W, 3]``, for a mask or a latent of
     another size, and for another number of masks than of prompts.
@@ -73,20 +73,33 @@ def finish_batch(
     seeds: Sequence[int],
     progress: Progress,
 ) -> list[Picture]:
-    """`finish` for pictures of one size.
+    """`finish` for pictures of one size: one edit after the other, in all pictures together.
 
     `image_latents` are theirs ``[pictures, C, h, w]``, `latents` those of their edits. `masks` are
     those of the edits of each picture ``[H, W]`` bool, `texts` the prompts of all pictures for each edit.
     """
     by_edit = torch.stack([torch.stack(list(of_picture)) for of_picture in masks], 1)
-    area, alpha = feather_mask(by_edit.any(0).float(), options.grow, options.feather)
-    if options.strength:
-        grown = torch.stack([feather_mask(mask.float(), options.grow, 0)[0] for mask in by_edit])
-        canvas = _Canvas(list(pictures), image_latents, latents, by_edit, grown, texts, seeds)
-        edited = _paint_in_parts(model, options, canvas, area, progress)
-    else:
-        edited = model.decode(latents, pictures[0].shape[:2])
-    before, after = (torch.from_numpy(np.stack(parts)).float() for parts in (pictures, edited))
+    areas = feather_edits(by_edit.float(), options.grow, options.feather)
+    painting = [number for number, (area, _) in enumerate(areas) if area.any()]
+    edited = list(pictures)
+    sampled = None if options.strength else model.decode(latents, pictures[0].shape[:2])
+    for before, number in enumerate(painting):
+        area, alpha = areas[number]
+        if before:
+            image_latents = model.encode(edited)
+        canvas = _Canvas(edited, image_latents, latents, by_edit[number], area, texts[number], seeds)
+        painted = sampled or _paint_in_parts(model, options, canvas, _part_of(progress, before, len(painting)))
+        edited = _pasted(options, edited, painted, alpha)
+    if options.strength and not painting:
+        progress(options.steps, options.steps)
+    return edited
+
+
+def _pasted(
+    options: FinishOptions, pictures: Sequence[Picture], painted: Sequence[Picture], alpha: Tensor
+) -> list[Picture]:
+    """What was `painted` in the pictures where `alpha` ``[pictures, H, W]`` takes it."""
+    before, after = (torch.from_numpy(np.stack(list(parts))).float() for parts in (pictures, painted))
     if options.match_colour:
         after = match_colours(before, after, alpha)
     if options.grain:
@@ -96,26 +109,26 @@ def finish_batch(
 
 @dataclass(frozen=True)
 class _Canvas:
-    """What is painted in one sampling: pictures of one size, with what `finish_batch` knows of them.
+    """What is painted in one sampling: an edit of pictures of one size, with what `finish_batch` knows of it.
 
-    `masks` and `grown` ``[edits, pictures, H, W]`` bool.
+    `mask` and `area`, which is grown, ``[pictures, H, W]`` bool.
     """
 
     pictures: list[Picture]
     image_latents: Tensor
     latents: Tensor
-    masks: Tensor
-    grown: Tensor
-    texts: Sequence[Sequence[str]]
+    mask: Tensor
+    area: Tensor
+    texts: Sequence[str]
     seeds: Sequence[int]
 
     def part(self, numbers: Sequence[int]) -> _Canvas:
         """Some of the pictures."""
-        texts = [[of_edit[number] for number in numbers] for of_edit in self.texts]
+        texts = [self.texts[number] for number in numbers]
         seeds = [self.seeds[number] for number in numbers]
-        latents = self.image_latents[numbers], self.latents[numbers]
         pictures = [self.pictures[number] for number in numbers]
-        return _Canvas(pictures, *latents, self.masks[:, numbers], self.grown[:, numbers], texts, seeds)
+        latents = self.image_latents[numbers], self.latents[numbers]
+        return _Canvas(pictures, *latents, self.mask[numbers], self.area[numbers], texts, seeds)
 
     def enlarged(self, model: EditModel, region: Region) -> _Canvas:
         """A region of a single picture, at the region's working size."""
@@ -123,29 +136,24 @@ class _Canvas:
         before = [self.pictures[0], model.decode(self.latents, (height, width))[0]]
         cuts = [(region.cut(torch.tensor(picture)[None])[0] * 255).round().byte().numpy() for picture in before]
         image_latents, latents = (model.encode([cut]) for cut in cuts)
-        masks, grown = (
-            torch.stack([region.cut_mask(mask) > 0.5 for mask in of_edits]) for of_edits in (self.masks, self.grown)
-        )
-        return _Canvas(cuts[:1], image_latents, latents, masks, grown, self.texts, self.seeds)
+        mask, area = (region.cut_mask(own) > 0.5 for own in (self.mask, self.area))
+        return _Canvas(cuts[:1], image_latents, latents, mask, area, self.texts, self.seeds)
 
 
-def _paint_in_parts(
-    model: EditModel, options: FinishOptions, canvas: _Canvas, area: Tensor, progress: Progress
-) -> list[Picture]:
-    """The pictures with their `area` ``[pictures, H, W]`` bool painted: each that is enlarged by itself."""
+def _paint_in_parts(model: EditModel, options: FinishOptions, canvas: _Canvas, progress: Progress) -> list[Picture]:
+    """The pictures with their area painted: each that is enlarged by itself."""
     regions = {
         number: region
-        for number, (mask, own) in enumerate(zip(canvas.masks.any(0), area, strict=True))
-        if options.enlarge and (region := find_enlargement(mask, own, model.native_pixels, unit=model.unit))
+        for number, (mask, area) in enumerate(zip(canvas.mask, canvas.area, strict=True))
+        if options.enlarge and (region := find_enlargement(mask, area, model.native_pixels, unit=model.unit))
     }
-    whole = [number for number in range(len(area)) if number not in regions]
+    whole = [number for number in range(len(canvas.area)) if number not in regions]
     samplings, edited = len(regions) + bool(whole), list(canvas.pictures)
 
-    def report(before: int) -> Progress:
-        return lambda done, _: progress((before * options.steps + done) // samplings, options.steps)
-
     for before, (number, region) in enumerate(regions.items()):
-        (crop,) = _paint(model, options, canvas.part([number]).enlarged(model, region), report(before))
+        (crop,) = _paint(
+            model, options, canvas.part([number]).enlarged(model, region), _part_of(progress, before, samplings)
+        )
         picture = torch.tensor(edited[number])[None]
         region.put_back(picture, torch.from_numpy(crop)[None].float() / 255, torch.ones(1, *region.size))
         edited[number] = picture[0].numpy()
@@ -153,7 +161,7 @@ def _paint_in_parts(
         # Kernels are chosen by the size of a batch, and round in ways of their own: it is filled, so that how a
         # picture comes out does not depend on the masks of the others.
         filled = [*whole, *[whole[-1]] * len(regions)]
-        painted = _paint(model, options, canvas.part(filled), report(len(regions)))
+        painted = _paint(model, options, canvas.part(filled), _part_of(progress, len(regions), samplings))
         for number, picture_of_whole in zip(whole, painted, strict=False):
             edited[number] = picture_of_whole
     return edited
@@ -162,32 +170,24 @@ def _paint_in_parts(
 def _paint(model: EditModel, options: FinishOptions, canvas: _Canvas, progress: Progress) -> list[Picture]:
     """The pictures as the model paints them in all passes."""
     latents, image_latents = canvas.latents, canvas.image_latents
-    painted = _painted(canvas.masks, canvas.grown, (latents.shape[-2], latents.shape[-1]))
-    changed = [area.to(model.device) for area in painted]
-    context, before = encode_prompts(model, canvas.texts), 0
-    without = None
-    if model.inpainting is not None:
-        without = model.encode_without(canvas.pictures, canvas.grown.any(0))
+    area = functional.adaptive_max_pool2d(canvas.area.float(), latents.shape[-2:]).to(model.device) > 0
+    context, before = encode_prompts(model, [canvas.texts]), 0
+    without = None if model.inpainting is None else model.encode_without(canvas.pictures, canvas.area)
     for number, part in enumerate(plan_passes(options.passes, options.steps, options.strength)):
         latents = denoise(
             Schedule(model, part.steps, part.strength), latents, image_latents,
             make_noise(image_latents, [next_seed(seed, number) for seed in canvas.seeds]), context, options.cfg,
-            lambda *_: changed, _continued(progress, before, options.steps), without,
+            lambda *_: [area], _continued(progress, before, options.steps), without,
         )  # fmt: skip
         before += part.steps
     return model.decode(latents, canvas.pictures[0].shape[:2])
 
 
 def _continued(progress: Progress, before: int, total: int) -> Progress:
+    """That of a sampling which goes on after so many steps."""
     return lambda done, _: progress(before + done, total)
 
 
-def _painted(masks: Tensor, grown: Tensor, size: tuple[int, int]) -> list[Tensor]:
-    """Which latent pixels the finish paints for each edit ``[pictures, h, w]`` bool, without overlap.
-
-    `masks` ``[edits, pictures, H, W]`` bool, and `grown`. What two edits would paint belongs to the one
-    whose mask has more of it, of equals to the first.
-    """
-    painted = [functional.adaptive_max_pool2d(area.float(), size) > 0 for area in grown]
-    shares = [functional.adaptive_avg_pool2d(mask.float(), size) for mask in masks]
-    return [area & ~find_others_pixels(shares, painted, number) for number, area in enumerate(painted)]
+def _part_of(progress: Progress, before: int, count: int) -> Progress:
+    """That of one of `count` samplings, after those `before`, which count as one together."""
+    return lambda done, total: progress((before * total + done) // count, total)

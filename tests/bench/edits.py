@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from instdiff_core.options import FinishOptions
+from instdiff_core.options import INPAINTING_FINISH
 from instdiff_core.pipeline import Edit, finish
 from instdiff_core.refine import InstantMask
 
@@ -41,7 +41,7 @@ from .unets import UNetEngine
 DEFAULT_METHODS = ("default", "LEdits++")
 FIGURES = ("IoU 1", "IoU 2", "success 1", "success 2", "both", "PSNR outside", "U-Net rows", "seconds")
 
-FINISHING = FinishOptions(strength=0.6)
+FINISHING = replace(INPAINTING_FINISH, strength=0.7)
 """From less noise than a single edit, in which two things keep their places (method.md, 8)."""
 
 Figures = dict[str, float]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instdiff_core.blend import feather_mask, keep_original, match_colours, paste
+from instdiff_core.blend import feather_edits, feather_mask, keep_original, match_colours, paste
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -40,6 +40,16 @@ def square(low=24, high=40, size=64):
 def test_growing_moves_every_edge_by_that_many_pixels(grow):
     area, _ = feather_mask(square(), grow, 0)
     assert torch.equal(area, square(24 - grow, 40 + grow) > 0)
+
+
+def test_what_is_grown_ends_where_another_edit_is():
+    left, right = square(10, 20), square(24, 34)
+    masks = torch.stack([left, right])
+    for (area, alpha), own, other in zip(feather_edits(masks, 6, 6), masks, masks.flip(0), strict=True):
+        grown, soft = feather_mask(own, 6, 6)
+        assert (grown & (other > 0)).any()
+        assert torch.equal(area, grown & (other == 0))
+        assert torch.equal(alpha, soft * (other == 0))
 
 
 def thin():

@@ -106,13 +106,32 @@ def test_a_strength_of_0_puts_the_edit_in_as_it_is_whatever_the_rest_says(
     assert np.array_equal(plain, small)
 
 
-def test_several_small_edits_are_painted_and_nothing_else(
+def test_several_small_edits_are_painted_one_by_one_and_nothing_else(
     model: EditModel, picture: np.ndarray, latent: torch.Tensor
 ) -> None:
     masks = [square(24, 64, 16), square(48, 64, 16)]
-    after = finish(model, picture, masks, latent, ["a dog", "a frog"], options=FinishOptions(2))
+    steps: list[tuple[int, int]] = []
+    after = finish(
+        model, picture, masks, latent, ["a dog", "a frog"], options=FinishOptions(2),
+        progress=lambda *step: steps.append(step),
+    )  # fmt: skip
     check(picture, masks[0] | masks[1], after)
-    assert np.array_equal(finish(model, picture, masks, latent, ["a dog", "a frog"], options=FinishOptions(2)), after)
+    assert steps == sorted(steps)
+    assert steps[-1] == (2, 2)
+    alone = finish(model, picture, masks[0], latent, "a dog", options=FinishOptions(2))
+    assert np.array_equal(after[masks[0]], alone[masks[0]])
+    assert not np.array_equal(after[masks[1]], alone[masks[1]])
+
+
+def test_an_empty_mask_leaves_the_picture_and_takes_no_time(
+    model: EditModel, picture: np.ndarray, latent: torch.Tensor
+) -> None:
+    steps: list[tuple[int, int]] = []
+    nothing = np.zeros(picture.shape[:2], bool)
+    after = finish(model, picture, nothing, latent, "a dog", progress=lambda *step: steps.append(step))
+    assert np.array_equal(after, picture)
+    assert len(steps) == 1
+    assert len(set(steps[-1])) == 1
 
 
 def test_of_a_batch_with_a_small_and_a_large_mask_each_is_painted_as_if_it_were_alone(

@@ -6,6 +6,7 @@ takes them anew, in the templates' own settings. Without it, the nodes that they
 """
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_two_edits_in_one_run_have_their_picture():
         model = load_mini()
         result = edit(model, scene.picture, scene.prompts, seed=SCENE, finishing=FinishOptions(strength=0))
         whole, latent = result.mask.binary[0].numpy(), result.latent
-        finishing = FinishOptions(strength=0.8)
+        finishing = replace(model.finishing, strength=0.7)
         after = finish(model, scene.picture, whole, latent, scene.prompt, options=finishing, seed=SCENE)
         masks = [mask.binary[0].numpy().astype(np.uint8)[..., None].repeat(3, -1) * 255 for mask in result.masks]
         named = {f'mask of "{text}"': mask for text, mask in zip(scene.prompts, masks, strict=True)}
