@@ -109,11 +109,12 @@ def test_two_edits_in_one_run_have_their_picture():
         (scene,) = two_edits(1, SCENE)
         model = load_mini()
         result = edit(model, scene.picture, scene.prompts, seed=SCENE, finishing=FinishOptions(strength=0))
-        whole, latent = result.mask.binary[0].numpy(), result.latent
-        finishing = replace(model.finishing, strength=0.7)
-        after = finish(model, scene.picture, whole, latent, scene.prompt, options=finishing, seed=SCENE)
-        masks = [mask.binary[0].numpy().astype(np.uint8)[..., None].repeat(3, -1) * 255 for mask in result.masks]
-        named = {f'mask of "{text}"': mask for text, mask in zip(scene.prompts, masks, strict=True)}
+        masks = [mask.binary[0].numpy() for mask in result.masks]
+        things = [with_article(" ".join(part.words)) for part in scene.edits]
+        finishing = replace(model.finishing, strength=0.8)
+        after = finish(model, scene.picture, masks, result.latent, things, options=finishing, seed=SCENE)
+        shown = [mask.astype(np.uint8)[..., None].repeat(3, -1) * 255 for mask in masks]
+        named = {f'mask of "{text}"': mask for text, mask in zip(scene.prompts, shown, strict=True)}
         draw({"before": scene.picture, **named, "after": after}, TWO_EDITS, NOTE)
     with Image.open(TWO_EDITS) as picture:
         assert picture.width == 4 * (TILE + GAP) - GAP
