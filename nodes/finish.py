@@ -36,7 +36,8 @@ class InpaintFinish(io.ComfyNode):
                 io.Model.Input("model", tooltip="An inpainting model, or the model that edited."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="The edit prompt. Of several, joined by Conditioning (Combine), each paints its mask.",
+                    tooltip="The edit prompt. Of several Encode Edit Prompt, joined by Conditioning (Combine), each "
+                    "paints its mask.",
                 ),
                 io.Conditioning.Input("negative", tooltip="What to avoid; may be empty."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),

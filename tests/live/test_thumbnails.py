@@ -43,6 +43,7 @@ SHOWN: dict[str, dict[str, str | tuple[str, int]]] = {
     "correct_by_hand": {"before": "Before", "mask, with two strokes added": "Correct it here", "after": "After"},
     "remove_object": {"before": "Before", 'mask found by the word "cat"': "InstDiffRefineMask", "after": "After"},
     "recolour": {"before": "Before", 'mask found for "a red apple"': "InstDiffRefineMask", "after": "After"},
+    "several_edits": {"before": "Before", "masks of both edits": "InstDiffRefineMask", "after": "After"},
     "add_something": {"before": "Before", '"an apple", in a square': "After"},
 }  # fmt: skip
 """Of templates that run as they are, the nodes whose pictures are shown, by their titles; a number: of several."""
