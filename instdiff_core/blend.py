@@ -58,7 +58,10 @@ def feather_mask(mask: Tensor, grow: int, feather: int) -> tuple[Tensor, Tensor]
 
 
 def feather_edits(masks: Tensor, grow: int, feather: int) -> list[tuple[Tensor, Tensor]]:
-    """`feather_mask` for the masks of several edits ``[edits, B, H, W]``: what is grown ends where another edit is."""
+    """`feather_mask` for each of several edits, whose masks are ``[edits, B, H, W]`` float in 0..1.
+
+    What is grown ends where another edit is: its area is false and its alpha 0 there.
+    """
     parts = []
     for number, mask in enumerate(masks):
         area, alpha = feather_mask(mask, grow, feather)

@@ -116,30 +116,28 @@ def test_an_error_too_large_for_a_number_is_the_largest_not_none(cells):
     assert (recorded([3.0], signals=astray, cells=cells).freeze(WORDS, 8).propagated[:, :, ERROR] > 1e4).all()
 
 
+def recorded_on(latents: str, layers: str) -> Recorder:
+    """A recorder of two steps whose predictions are on one device and whose layers are on another."""
+    recorder = Recorder()
+    predicted = torch.empty(4, 2, 4, 32, 32, device=latents)
+    cells = torch.empty(2, 4, 64, 8, device=layers)
+    for _ in range(2):
+        recorder.add_words(torch.empty(2, 4, 8, 8, device=layers))
+        recorder.add_self_attention(cells, cells, (8, 8))
+        assert recorder.close_step(NoiseLevel(*torch.empty(2, device=latents)), Predictions(*predicted))
+    return recorder
+
+
 def test_the_device_is_never_waited_for():
     """A tensor on the meta device has no values: to ask for one raises."""
-    recorder = Recorder()
-    latents = torch.empty(4, 2, 4, 32, 32, device="meta")
-    cells = torch.empty(2, 4, 64, 8, device="meta")
-    for _ in range(2):
-        recorder.add_words(torch.empty(2, 4, 8, 8, device="meta"))
-        recorder.add_self_attention(cells, cells, (8, 8))
-        assert recorder.close_step(NoiseLevel(*torch.empty(2, device="meta")), Predictions(*latents))
-    found = recorder.evidence()
+    found = recorded_on("meta", "meta").evidence()
     assert [getattr(found, part).device.type for part in PARTS] == ["meta"] * 4
     assert found.propagated.shape == (2, 5, 8, 8)
 
 
 def test_a_step_that_another_gpu_has_computed_counts_as_any():
-    recorder = Recorder()
     with FakeTensorMode():  # as strict about devices as GPUs are
-        latents = torch.empty(4, 2, 4, 32, 32, device="cuda:0")
-        cells = torch.empty(2, 4, 64, 8, device="cuda:1")
-        for _ in range(2):
-            recorder.add_words(torch.empty(2, 4, 8, 8, device="cuda:1"))
-            recorder.add_self_attention(cells, cells, (8, 8))
-            assert recorder.close_step(NoiseLevel(*torch.empty(2, device="cuda:0")), Predictions(*latents))
-        found = recorder.evidence()
+        found = recorded_on("cuda:0", "cuda:1").evidence()
     assert [str(getattr(found, part).device) for part in PARTS] == ["cuda:0"] * 4
 
 
